@@ -1,0 +1,57 @@
+# Every target sets itself up: Python >= 3.11 with venv, and make, are all it needs.
+#
+#   make demo | test | lint | types | benchmark | clean
+#
+# VENV=DIR       the virtual environment (.venv)
+# PYTHON=EXE     what to make it with; else the first usable of the names below
+# WORKERS=N      test processes (2)
+# TESTS=PATHS    a part of the suite;  ARGS=...  more arguments for the job
+
+VENV ?= .venv
+WORKERS ?= 2
+TESTS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Run, not only looked up: a version manager's shim exists and fails.
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
+	$(shell $(p) -c '$(USABLE)' >/dev/null 2>&1 && echo $(p))))
+
+.PHONY: demo test lint types benchmark clean
+
+demo: $(STAMP)
+	$(BIN)/femtomp demo $(ARGS)
+
+# A worker that died (a crash, a hung test) is replaced and tries its test again: twice.
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup \
+		--max-worker-restart 2 $(ARGS) $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy femtomp $(wildcard tests/typing)
+
+benchmark: $(STAMP)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks examples femtomp tests -name __pycache__ -type d \
+		-exec rm -rf {} + 2>/dev/null || true
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "femtomp needs Python 3.11 or later with the venv module." >&2; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	touch $@

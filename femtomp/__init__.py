@@ -1,0 +1,238 @@
+"""Multiprocessing-safe logging for Python worker pools.
+
+::
+
+    worker process (any start method)          supervisor (exec'd, one per pool)
+
+    logging, structlog, OpenTelemetry           sink thread "journald" ── frames ──> journald
+           │                                    sink thread "otlp"     ── batches ─> collector
+        capture                                 sink thread "file"     ── lines ───> file
+           │                                    sink thread "console"  ── lines ───> stderr
+        codec.wire                                    ▲ each with its own cursor:
+           │                                          │ read -> batch -> write -> commit
+        lane.append ───────> lane (segments) ─────────┘
+                             in the spool directory
+
+A record is safe when the log call returns, whatever process dies next; what cannot be
+kept is counted, and said.
+
+The names below are all there is to import. Those a worker does not need are loaded at
+their first use, so that `import femtomp` costs a worker next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from femtomp.errors import (
+    AlreadyStartedError,
+    CodecError,
+    ConfigError,
+    FemtompError,
+    MissingExtraError,
+    NoServerError,
+    SpoolError,
+    StartError,
+)
+from femtomp.record import Identity, Record, Resource, Scope
+from femtomp.worker.context import log_context
+from femtomp.worker.handler import WorkerHandler, worker_handler, worker_init
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from typing import Unpack
+
+    from femtomp.config import (
+        ConsoleSink,
+        FileSink,
+        JournaldSink,
+        OTLPSink,
+        ServerOptions,
+        SinkOptions,
+    )
+    from femtomp.lanes.queue import Queue
+    from femtomp.supervisor.process import Server
+    from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
+
+__all__ = [
+    "AlreadyStartedError",
+    "CodecError",
+    "ConfigError",
+    "ConsoleSink",
+    "DrainReport",
+    "FemtompError",
+    "FileSink",
+    "Identity",
+    "JournaldSink",
+    "LaneStats",
+    "MissingExtraError",
+    "NoServerError",
+    "OTLPSink",
+    "Queue",
+    "Record",
+    "Resource",
+    "Scope",
+    "Server",
+    "ServerStats",
+    "SinkStats",
+    "SpoolError",
+    "StartError",
+    "WorkerHandler",
+    "basic_config",
+    "log_context",
+    "start_server",
+    "worker_handler",
+    "worker_init",
+]
+
+_LATE = {
+    "ConsoleSink": "femtomp.config",
+    "FileSink": "femtomp.config",
+    "JournaldSink": "femtomp.config",
+    "OTLPSink": "femtomp.config",
+    "Queue": "femtomp.lanes.queue",
+    "Server": "femtomp.supervisor.process",
+    "DrainReport": "femtomp.supervisor.stats",
+    "LaneStats": "femtomp.supervisor.stats",
+    "ServerStats": "femtomp.supervisor.stats",
+    "SinkStats": "femtomp.supervisor.stats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what workers do not need when it is first asked for (PEP 562)."""
+    from importlib import import_module
+
+    module = _LATE.get(name)
+    if module is None:
+        msg = f"module 'femtomp' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def start_server(
+    sinks: object = None,
+    *,
+    spool_parent: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    resource: Mapping[str, object] | None = None,
+    level: int | str | None = None,
+    config: object = None,
+    **options: Unpack[ServerOptions],
+) -> Server:
+    """Start the supervisor that owns the sinks; returns when it is ready.
+
+    Call it in the master, before its workers exist. Sets `FEMTOMP_SPOOL`, by which
+    children of any start method find it, and one atexit callback that stops it.
+
+    Parameters
+    ----------
+    sinks : sink, str, or iterable of these, optional
+        Objects (`FileSink("app.jsonl")`) or strings (``"console"``, ``"console:json"``,
+        ``"file:app.jsonl"``, ``"journald"``, ``"otlp"``). Not given: what
+        `FEMTOMP_SINKS` says, else the console.
+    spool_parent : path-like, optional
+        Where the spool directory is made; see the README for the default.
+    name : str, optional
+        Of the server and its spool; `service.name` if not given.
+    resource : mapping, optional
+        OpenTelemetry resource attributes, merged over `OTEL_RESOURCE_ATTRIBUTES` and
+        `OTEL_SERVICE_NAME`.
+    level : int or str, optional
+        What `worker_init` sets in every worker; `FEMTOMP_LEVEL`, else INFO.
+    config : None
+        Reserved.
+    **options
+        `linger_s` : float
+            How long the supervisor stays when no process is left to serve and a sink
+            still refuses; 30 seconds.
+
+    Returns
+    -------
+    Server
+
+    Raises
+    ------
+    ConfigError
+        For an unknown option or a sink that cannot be built, by name.
+    MissingExtraError
+        For a sink whose packages are not installed.
+    AlreadyStartedError
+        If this process already runs one.
+    SpoolError, StartError
+        If there is no place for the spool, or the supervisor does not get ready in 10 s.
+
+    Examples
+    --------
+    >>> import femtomp, logging
+    >>> with femtomp.start_server("console:json") as server:
+    ...     logging.getLogger("shop").addHandler(femtomp.worker_handler())
+    ...     logging.getLogger("shop").warning("low stock", extra={"item": 7})
+    >>> logging.getLogger("shop").removeHandler(femtomp.worker_handler(spool=server.spool))
+    """
+    from femtomp.supervisor import process
+    from femtomp.worker.sender import queue
+
+    return process.start(
+        sinks,
+        spool_parent=spool_parent,
+        name=name,
+        resource=resource,
+        level=level,
+        config=config,
+        make_queue=queue,
+        make_init=_init_for,
+        **options,
+    )
+
+
+def _init_for(spool: str) -> Any:
+    from functools import partial
+
+    return partial(worker_init, spool=spool)
+
+
+def basic_config(
+    sinks: object = None,
+    *,
+    level: int | str | None = None,
+    force: bool = False,
+    **options: Any,
+) -> Server:
+    """Set up everything in one line: attach to, reuse or start a server, then log to it.
+
+    Where `FEMTOMP_SPOOL` leads to a live server of this process, that one is used again;
+    running a notebook's cell twice is harmless.
+
+    Parameters
+    ----------
+    sinks, level, **options
+        As for `start_server`.
+    force : bool
+        Remove the root logger's other handlers first.
+
+    Returns
+    -------
+    Server
+
+    Examples
+    --------
+    >>> import femtomp, logging
+    >>> server = femtomp.basic_config("console:json")
+    >>> logging.getLogger().removeHandler(femtomp.worker_handler())
+    >>> server.stop().drained
+    True
+    """
+    from femtomp.supervisor.process import running
+
+    server = running()
+    if server is None:
+        server = start_server(sinks, level=level, **options)
+    worker_init(level, spool=server.spool, force=force)
+    return server

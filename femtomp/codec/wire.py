@@ -1,0 +1,335 @@
+"""Payloads: a record as a pickled tuple of plain types, and back.
+
+In: a tuple made by the worker's capture. Out: bytes; and in the supervisor a `Record`.
+Pure: no I/O, no clock. Version 1::
+
+    (1, timestamp_ns, levelno, levelname, logger, body, template,
+     path, line, function, thread_id, thread_name, attributes, more)
+
+`template`, `attributes` and `more` may be None; `more` is a dict of what most records do
+not have: "exception" (type, message, stacktrace), "stack", "trace" (trace id, span id,
+flags, as integers), "process" (pid, name; of a record made in another process),
+"severity", "event_name", "scope", "dropped", "plain" (True: not from a log call, so no
+code or thread).
+
+What must never happen: one record coming out with another one's values. Ordinary pickles
+give every str a memo number, the memo of an Unpickler outlives its `load()`, and so one
+Unpickler over many such pickles mixes them up without an error (5 of 6 records, measured
+on 512). Here payloads are made by a Pickler with `fast = True` (no memo opcodes); the
+decoder refuses memo opcodes, checks the stream's position after each record, and begins
+anew with a fresh Unpickler after anything unexpected.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from femtomp.errors import CodecError
+from femtomp.record import MAX_PAYLOAD_BYTES, Record, Scope, severity_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from femtomp.codec.frame import Frame
+    from femtomp.record import AnyValue, Resource
+
+VERSION: Final = 1
+PROTOCOL: Final = 5
+_FIELDS: Final = 14
+# Free encoders kept: as many as threads may be inside `encode` at once, in practice.
+_MAX_FREE: Final = 8
+
+# Hostile bytes make pickle raise nearly anything; each of these was seen.
+_LOAD_ERRORS: Final = (
+    pickle.UnpicklingError,
+    CodecError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SystemError,
+    TypeError,
+    ValueError,
+)
+
+_Encoder = tuple["Callable[[object], None]", list[bytes]]
+_free: list[_Encoder] = []
+
+
+class _Plain(pickle.Pickler):
+    """Dumps plain types only: an object that would need an import is refused here.
+
+    `reducer_override` is asked for those objects alone, so plain ones do not pay.
+    """
+
+    def reducer_override(self, obj: object) -> NoReturn:
+        msg = f"a {type(obj).__name__} is not a plain type"
+        raise CodecError(msg)
+
+
+def _encoder() -> _Encoder:
+    # The Pickler hands its output to `write` in one piece, or a few for very long
+    # strings; a list's `append` is the cheapest `write` there is (130 ns less than
+    # BytesIO with getvalue, seek and truncate).
+    pieces: list[bytes] = []
+
+    class Output:
+        write = staticmethod(pieces.append)
+
+    pickler = _Plain(Output, PROTOCOL)  # type: ignore[arg-type]
+    pickler.fast = True
+    return pickler.dump, pieces
+
+
+def encode(fields: tuple[Any, ...]) -> bytes:
+    """Pickle a tuple of plain types.
+
+    Safe under threads, signals and re-entry: every call uses an encoder of its own, and
+    one whose call raised is not used again.
+
+    Raises
+    ------
+    CodecError
+        If a value is not of a plain type; capture prevents it.
+
+    Examples
+    --------
+    >>> decode(encode((1, "a", "a")))
+    (1, 'a', 'a')
+    """
+    try:
+        encoder = _free.pop()
+    except IndexError:
+        encoder = _encoder()
+    dump, pieces = encoder
+    dump(fields)
+    payload = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
+    if pieces:
+        pieces.clear()
+    if len(_free) < _MAX_FREE:
+        _free.append(encoder)
+    return payload
+
+
+class _Refusing(pickle.Unpickler):
+    """Loads plain types only: whatever would import or call something is refused."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        msg = f"payload names a global, {module}.{name}: refused"
+        raise CodecError(msg)
+
+    def persistent_load(self, pid: object) -> NoReturn:
+        msg = f"payload has a persistent id, {pid!r}: refused"
+        raise CodecError(msg)
+
+
+def decode(payload: bytes) -> object:
+    """Load one payload by an Unpickler of its own.
+
+    Raises
+    ------
+    CodecError
+        If it is not exactly one pickle of plain types without memo opcodes.
+    """
+    stream = io.BytesIO(payload)
+    unpickler = _Refusing(stream)
+    try:
+        value = unpickler.load()
+        # The proxy's copy is the only view of the memo that the C Unpickler gives.
+        memo = unpickler.memo.copy()  # type: ignore[attr-defined]
+    except CodecError:
+        raise
+    except _LOAD_ERRORS as exc:
+        msg = f"payload cannot be decoded: {type(exc).__name__}: {exc}"
+        raise CodecError(msg) from exc
+    if stream.tell() != len(payload) or not payload.endswith(pickle.STOP):
+        msg = "payload has bytes behind its end: refused"
+        raise CodecError(msg)
+    if memo:
+        msg = "payload uses the pickle memo: refused"
+        raise CodecError(msg)
+    return value
+
+
+def decode_chunk(
+    chunk: bytes, frames: Sequence[Frame]
+) -> list[tuple[Any, ...] | CodecError]:
+    """Load the payloads of many frames by one Unpickler, with the same result as `decode`.
+
+    Returns
+    -------
+    list
+        For each frame its tuple, or the error that says why it has none.
+    """
+    stream = io.BytesIO(chunk)
+    unpickler = _Refusing(stream)
+    load, seek, tell = unpickler.load, stream.seek, stream.tell
+    loaded: list[tuple[Any, ...] | CodecError] = []
+    try:
+        for frame in frames:
+            seek(frame.start)
+            fields = load()
+            if tell() != frame.end or type(fields) is not tuple:
+                break
+            loaded.append(fields)
+        if len(loaded) == len(frames) and not unpickler.memo.copy():  # type: ignore[attr-defined]
+            return loaded
+    except _LOAD_ERRORS:
+        pass  # each one is tried again alone, with an Unpickler of its own
+    return [_alone(chunk[frame.start : frame.end]) for frame in frames]
+
+
+def _alone(payload: bytes) -> tuple[Any, ...] | CodecError:
+    try:
+        fields = decode(payload)
+    except CodecError as exc:
+        return exc
+    if isinstance(fields, tuple):
+        return fields
+    return CodecError(f"payload is a {type(fields).__name__}, not a tuple")
+
+
+def to_record(
+    fields: tuple[Any, ...],
+    uid: str,
+    resource: Resource,
+    of_process: Callable[[int, str], Resource],
+) -> Record:
+    """Turn a payload's tuple into a `Record`.
+
+    Parameters
+    ----------
+    fields : tuple
+        As in the module's docstring.
+    uid : str
+        The record's identifier.
+    resource : Resource
+        Of the lane's owner.
+    of_process : callable
+        Gives the resource for a record that another process made (pid, name).
+
+    Raises
+    ------
+    CodecError
+        If the tuple is not of a version and shape that this release knows.
+    """
+    if not fields or fields[0] != VERSION or len(fields) != _FIELDS:
+        version = fields[0] if fields else None
+        msg = f"payload of version {version!r} with {len(fields)} fields: not known"
+        raise CodecError(msg)
+    (_, timestamp, levelno, level, logger, body, template, path, line, function,
+     thread, thread_name, extras, more) = fields  # fmt: skip
+    if (
+        type(timestamp) is not int
+        or type(levelno) is not int
+        or type(level) is not str
+        or type(logger) is not str
+        or not (extras is None or type(extras) is dict)
+    ):
+        msg = "payload has fields of unexpected types"
+        raise CodecError(msg)
+    attributes: dict[str, AnyValue] = (
+        {
+            "code.file.path": path,
+            "code.line.number": line,
+            "code.function.name": function,
+            "thread.id": thread,
+            "thread.name": thread_name,
+        }
+        if path is not None
+        else {}
+    )
+    if template is not None:
+        attributes["femtomp.template"] = template
+    if more is None:
+        if extras:
+            attributes.update(extras)
+        return Record(
+            timestamp, severity_number(levelno), level, logger, body, attributes,
+            resource, uid,
+        )  # fmt: skip
+    return _with_more(
+        Record(
+            timestamp, severity_number(levelno), level, logger, body, attributes,
+            resource, uid,
+        ),
+        extras,
+        more,
+        of_process,
+    )  # fmt: skip
+
+
+def _with_more(
+    record: Record,
+    extras: dict[str, AnyValue] | None,
+    more: dict[str, Any],
+    of_process: Callable[[int, str], Resource],
+) -> Record:
+    attributes = record.attributes
+    changes: dict[str, Any] = {}
+    try:
+        if (exception := more.get("exception")) is not None:
+            kind, message, stacktrace = exception
+            attributes["exception.type"] = kind
+            attributes["exception.message"] = message
+            attributes["exception.stacktrace"] = stacktrace
+        if (stack := more.get("stack")) is not None:
+            attributes["code.stacktrace"] = stack
+        if extras:
+            attributes.update(extras)
+        if (trace := more.get("trace")) is not None:
+            trace_id, span_id, flags = trace
+            changes["trace_id"] = f"{trace_id:032x}"
+            changes["span_id"] = f"{span_id:016x}"
+            changes["trace_flags"] = int(flags)
+        if (process := more.get("process")) is not None:
+            pid, name = process
+            changes["resource"] = of_process(pid, name)
+        if (severity := more.get("severity")) is not None:
+            changes["severity_number"] = int(severity)
+        if (scope := more.get("scope")) is not None:
+            changes["scope"] = Scope(*scope)
+        changes["event_name"] = more.get("event_name")
+        changes["dropped_attributes_count"] = int(more.get("dropped", 0))
+    except (TypeError, ValueError, AttributeError) as exc:
+        msg = f"payload has fields of unexpected types: {exc}"
+        raise CodecError(msg) from exc
+    return record._replace(**changes)
+
+
+def shrink(fields: tuple[Any, ...], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any, ...]:
+    """Cut the longest strings of a tuple until its payload is at most `limit` bytes.
+
+    Every str or bytes above an equal share of the room is cut to that share and marked;
+    should lists and dicts alone be too much, the attributes are replaced by a mark.
+    """
+    mark = "… [femtomp: truncated, {kept} of {size} kept]"
+    # A quarter: a str takes up to four bytes a character.
+    share = limit // 4
+    while share >= 64:
+        cut = _cut(fields, share, mark)
+        if len(encode(cut)) <= limit:
+            return cut
+        share //= 4
+    values = list(_cut(fields, 64, mark))
+    values[12] = {"femtomp.truncated": "attributes were larger than a record may be"}
+    return tuple(values)
+
+
+def _cut(value: Any, share: int, mark: str) -> Any:
+    kind = type(value)
+    if kind is str or kind is bytes:
+        if len(value) <= share:
+            return value
+        note = mark.format(kept=share, size=len(value))
+        return value[:share] + (note if kind is str else note.encode())
+    if kind is tuple or kind is list:
+        return kind(_cut(item, share, mark) for item in value)
+    if kind is dict:
+        return {_cut(k, share, mark): _cut(v, share, mark) for k, v in value.items()}
+    return value

@@ -1,0 +1,377 @@
+"""Options of sinks and server: frozen values, checked at construction, in the master.
+
+In: keyword arguments, strings of the sink grammar, environment variables. Out: frozen
+dataclasses that the supervisor's configuration pipe carries. Nothing here opens
+anything; whether a sink can be built is found out by the supervisor before
+`start_server` returns. Values of headers are never shown by a repr.
+
+The sink grammar, one for code, `FEMTOMP_SINKS` (comma separated) and `--sink`::
+
+    console | console:json | file:PATH | journald | journald:SOCKET | otlp | otlp:ENDPOINT
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
+
+from femtomp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+FORMATS: Final = ("auto", "text", "json")
+FILE_FORMATS: Final = ("json", "text")
+STREAMS: Final = ("stderr", "stdout")
+PROTOCOLS: Final = ("http/protobuf", "grpc")
+JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
+
+
+@dataclass(frozen=True)
+class ConsoleSink:
+    """Write records to the terminal or pipe that the master's stderr or stdout is.
+
+    Parameters
+    ----------
+    stream : {"stderr", "stdout"}
+        Which of the master's streams.
+    format : {"auto", "text", "json"}
+        "auto": coloured text on a terminal (NO_COLOR and FORCE_COLOR are respected),
+        plain text elsewhere. `FEMTOMP_CONSOLE_FORMAT` replaces "auto".
+    level : int or str
+        Records below this level are filtered (and counted) for this sink.
+    name : str, optional
+        Name in statistics; "console" if not given.
+
+    Examples
+    --------
+    >>> ConsoleSink("stdout", format="json").stream
+    'stdout'
+    """
+
+    stream: Literal["stderr", "stdout"] = "stderr"
+    _: KW_ONLY
+    format: Literal["auto", "text", "json"] = "auto"
+    level: int | str = 0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        _one_of("ConsoleSink", "stream", self.stream, STREAMS)
+        _one_of("ConsoleSink", "format", self.format, FORMATS)
+        _set(self, "level", level_number(self.level))
+
+
+@dataclass(frozen=True)
+class FileSink:
+    """Append records to a file, one a line.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; a relative path is resolved in the master, now. Its directory must
+        exist.
+    format : {"json", "text"}
+        "json": one JSON object a line.
+    level, name
+        As in `ConsoleSink`; the name is "file" if not given.
+
+    Examples
+    --------
+    >>> FileSink("/var/log/shop.jsonl").path
+    PosixPath('/var/log/shop.jsonl')
+    """
+
+    path: Path | str
+    _: KW_ONLY
+    format: Literal["json", "text"] = "json"
+    level: int | str = 0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option; make the path absolute."""
+        _one_of("FileSink", "format", self.format, FILE_FORMATS)
+        try:
+            path = Path(self.path).expanduser().absolute()
+        except TypeError as exc:
+            msg = f"FileSink: path must be a path, not {self.path!r}"
+            raise ConfigError(msg) from exc
+        if not os.fspath(self.path):
+            msg = "FileSink: path is empty: say which file, as in file:app.jsonl"
+            raise ConfigError(msg)
+        _set(self, "path", path)
+        _set(self, "level", level_number(self.level))
+
+
+@dataclass(frozen=True)
+class JournaldSink:
+    """Send records to systemd-journald, by its native protocol.
+
+    Parameters
+    ----------
+    path : str
+        The datagram socket of journald.
+    level, name
+        As in `ConsoleSink`; the name is "journald" if not given.
+
+    Examples
+    --------
+    >>> JournaldSink().path
+    '/run/systemd/journal/socket'
+    """
+
+    path: str = JOURNALD_SOCKET
+    _: KW_ONLY
+    level: int | str = 0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        _text("JournaldSink", "path", self.path)
+        _set(self, "level", level_number(self.level))
+
+
+@dataclass(frozen=True)
+class OTLPSink:
+    """Export records to an OpenTelemetry collector. Needs ``femtomp[otel]``.
+
+    Parameters
+    ----------
+    endpoint : str, optional
+        Base URL ("http://collector:4318"; /v1/logs is added unless it ends so) for
+        HTTP, host:port or URL for gRPC. Not given: `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`,
+        then `OTEL_EXPORTER_OTLP_ENDPOINT`, then the local collector.
+    protocol : {"http/protobuf", "grpc"}, optional
+        Not given: `OTEL_EXPORTER_OTLP_LOGS_PROTOCOL`, `OTEL_EXPORTER_OTLP_PROTOCOL`,
+        then "http/protobuf".
+    headers : mapping of str to str, optional
+        Sent with every request; never shown in a repr.
+    level, name
+        As in `ConsoleSink`; the name is "otlp" if not given.
+
+    Examples
+    --------
+    >>> OTLPSink("http://127.0.0.1:4318", headers={"api-key": "secret"})
+    OTLPSink(endpoint='http://127.0.0.1:4318', protocol=None, headers={'api-key': '***'})
+    """
+
+    endpoint: str | None = None
+    _: KW_ONLY
+    protocol: Literal["http/protobuf", "grpc"] | None = None
+    headers: Mapping[str, str] | None = None
+    level: int | str = 0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        if self.endpoint is not None:
+            _text("OTLPSink", "endpoint", self.endpoint)
+        if self.protocol is not None:
+            _one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
+        if self.headers is not None:
+            _set(self, "headers", dict(self.headers))
+        _set(self, "level", level_number(self.level))
+
+    def __repr__(self) -> str:
+        """Show everything but the values of headers."""
+        headers = self.headers and dict.fromkeys(self.headers, "***")
+        return (
+            f"OTLPSink(endpoint={self.endpoint!r}, protocol={self.protocol!r}, "
+            f"headers={headers!r})"
+        )
+
+
+SinkOptions: TypeAlias = ConsoleSink | FileSink | JournaldSink | OTLPSink
+SINK_TYPES: Final = (ConsoleSink, FileSink, JournaldSink, OTLPSink)
+DEFAULT_NAMES: Final[dict[type, str]] = {
+    ConsoleSink: "console",
+    FileSink: "file",
+    JournaldSink: "journald",
+    OTLPSink: "otlp",
+}
+
+
+def parse_sink(text: str) -> SinkOptions:
+    """Turn one word of the sink grammar into a sink.
+
+    Parameters
+    ----------
+    text : str
+        As in the module's docstring.
+
+    Returns
+    -------
+    ConsoleSink, FileSink, JournaldSink or OTLPSink
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown or its argument is missing.
+
+    Examples
+    --------
+    >>> parse_sink("console:json").format
+    'json'
+    """
+    kind, _, argument = text.strip().partition(":")
+    if kind == "console":
+        return ConsoleSink(format=cast("Any", argument or "auto"))
+    if kind == "file":
+        return FileSink(argument)
+    if kind == "journald":
+        return JournaldSink(argument or JOURNALD_SOCKET)
+    if kind == "otlp":
+        return OTLPSink(argument or None)
+    msg = (
+        f"unknown sink {text!r}: use console, console:json, file:PATH, journald or otlp"
+    )
+    raise ConfigError(msg)
+
+
+def resolve_sinks(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOptions, ...]:
+    """Give every sink an object and a name of its own.
+
+    Parameters
+    ----------
+    sinks : iterable of sinks or str, one of these, or None
+        None: what `FEMTOMP_SINKS` says, else the console.
+    environ : mapping of str to str
+        `os.environ`.
+
+    Raises
+    ------
+    ConfigError
+        If one is not a sink, or two have the same name.
+    """
+    if sinks is None:
+        words = environ.get("FEMTOMP_SINKS", "").split(",")
+        sinks = [w for w in words if w.strip()] or ["console"]
+    if isinstance(sinks, (str, *SINK_TYPES)):
+        sinks = [sinks]
+    try:
+        given = list(cast("Iterable[object]", sinks))
+    except TypeError:
+        given = [sinks]
+    parsed = [_sink(item, environ) for item in given]
+    if not parsed:
+        msg = "sinks is empty: give at least one, or None for the console"
+        raise ConfigError(msg)
+    return _named(parsed)
+
+
+def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:
+    sink = parse_sink(item) if isinstance(item, str) else item
+    if not isinstance(sink, SINK_TYPES):
+        msg = f"not a sink: {item!r}; use a string such as 'console', or FileSink(...)"
+        raise ConfigError(msg)
+    console_format = environ.get("FEMTOMP_CONSOLE_FORMAT")
+    if isinstance(sink, ConsoleSink) and sink.format == "auto" and console_format:
+        return replace(sink, format=cast("Any", console_format))
+    return sink
+
+
+def _named(sinks: list[SinkOptions]) -> tuple[SinkOptions, ...]:
+    taken: set[str] = set()
+    result: list[SinkOptions] = []
+    for sink in sinks:
+        name = base = sink.name or DEFAULT_NAMES[type(sink)]
+        number = 2
+        while name in taken:
+            if sink.name:
+                msg = f"two sinks are named {base!r}: a name must be unique"
+                raise ConfigError(msg)
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name)
+        result.append(replace(sink, name=name))
+    return tuple(result)
+
+
+class ServerOptions(TypedDict, total=False):
+    """Keyword options of `start_server`, beside its named parameters."""
+
+    linger_s: float
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything the supervisor is told, over its stdin."""
+
+    name: str
+    sinks: tuple[SinkOptions, ...]
+    resource: Mapping[str, object] = field(default_factory=dict)
+    level: int = logging.INFO
+    # How long the supervisor stays when no member is left and a sink still refuses.
+    linger_s: float = 30.0
+
+
+OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
+    "name",
+    "sinks",
+    "resource",
+    "level",
+}
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Refuse an option that does not exist or cannot be used, by its name.
+
+    Raises
+    ------
+    ConfigError
+        Naming the option and what is allowed.
+    """
+    for key, value in options.items():
+        if key not in OPTION_NAMES:
+            allowed = ", ".join(sorted(OPTION_NAMES))
+            msg = f"unknown option {key!r}; the options are: {allowed}"
+            raise ConfigError(msg)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            msg = f"{key} must be a number of seconds, 0 or more, not {value!r}"
+            raise ConfigError(msg)
+
+
+def level_number(level: object) -> int:
+    """Turn a level (number or name, any case) into its number.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such level.
+
+    Examples
+    --------
+    >>> level_number("info"), level_number(15)
+    (20, 15)
+    """
+    if isinstance(level, int) and not isinstance(level, bool):
+        return level
+    if isinstance(level, str):
+        text = level.strip().upper()
+        if text.isdecimal():
+            return int(text)
+        number = logging.getLevelNamesMapping().get(text)
+        if number is not None:
+            return number
+    names = ", ".join(logging.getLevelNamesMapping())
+    msg = f"unknown level {level!r}: use a number or one of {names}"
+    raise ConfigError(msg)
+
+
+def _one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        msg = f"{owner}: {option} must be one of {', '.join(allowed)}, not {value!r}"
+        raise ConfigError(msg)
+
+
+def _text(owner: str, option: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        msg = f"{owner}: {option} must be a non-empty string, not {value!r}"
+        raise ConfigError(msg)
+
+
+def _set(instance: object, name: str, value: object) -> None:
+    # Frozen to everyone else; __post_init__ may normalise once.
+    object.__setattr__(instance, name, value)

@@ -1,0 +1,212 @@
+"""Cursors: how far each sink has come in a lane, with its counters, in `E.cur`.
+
+In and out: `Position` and `Counters` values. Owner: the engine alone writes; anybody
+reads. Two slots a sink, written in turn by one `pwrite` each, so that one of them is
+whole whatever dies; position and counters move together or not at all.
+
+::
+
+    file   64 bytes: 8s magic | u32 version | 12s E | u32 crc        then slots of 256
+    slot   u64 generation | 16s sink | u32 segment | u32 zero | u64 offset | u64 side
+           | u64 counters[8] | ... | u32 crc at 252
+    slots 2i and 2i+1 belong to the i-th sink that ever had a cursor here
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
+
+from femtomp.lanes.segment import FORMAT_VERSION, FRAMES_AT, SIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAGIC: Final = b"FMTPCUR\0"
+_HEADER: Final = struct.Struct("<8sI12sI")
+_HEADER_BYTES: Final = 64
+_SLOT: Final = struct.Struct("<Q16sIIQQ8Q")
+_SLOT_BYTES: Final = 256
+_CRC_AT: Final = 252
+# More cursors than any server has sinks; a bound for readers of a damaged file.
+MAX_SINKS: Final = 64
+
+
+class Position(NamedTuple):
+    """The next unread byte of a lane: in which segment, where, and in the side file."""
+
+    segment: int = 0
+    offset: int = FRAMES_AT
+    side: int = FRAMES_AT
+
+    def behind(self, number: int, offset: int) -> Position:
+        """Return the position moved behind an offset of a segment or the side file."""
+        if number == SIDE:
+            return self._replace(side=offset)
+        return self._replace(segment=number, offset=offset)
+
+
+class Counters(NamedTuple):
+    """What became of the records of a lane, for one sink.
+
+    `committed = delivered + filtered + refused + evicted + corrupt + quarantined +
+    pending` holds for every lane and sink, exactly; pending is what lies behind the
+    position.
+    """
+
+    delivered: int = 0
+    filtered: int = 0
+    refused: int = 0
+    evicted: int = 0
+    corrupt: int = 0
+    quarantined: int = 0
+
+    def plus(self, other: Counters) -> Counters:
+        """Return the sum, counter by counter."""
+        return Counters(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Cursor(NamedTuple):
+    """A position and the counters up to it."""
+
+    position: Position = Position()
+    counters: Counters = Counters()
+
+
+def sink_key(name: str) -> bytes:
+    """Return the 16 bytes that stand for a sink's name in a slot."""
+    return blake2b(name.encode(), digest_size=16).digest()
+
+
+class CursorFile:
+    """The cursors of one lane, opened by the engine for writing.
+
+    Not safe under threads for one sink; different sinks may commit at the same time.
+
+    Parameters
+    ----------
+    directory : int
+        Descriptor of `lanes/`; not owned.
+    epoch : str
+        The lane.
+    sinks : tuple of str
+        Names of the sinks that will commit.
+    suffix : str
+        "cur", or "pull" for the master's own.
+
+    Raises
+    ------
+    OSError
+        If the file can be neither opened nor made.
+    """
+
+    def __init__(
+        self, directory: int, epoch: str, sinks: tuple[str, ...], suffix: str = "cur"
+    ) -> None:
+        self._descriptor = -1
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._descriptor = os.open(f"{epoch}.{suffix}", flags, 0o600, dir_fd=directory)
+        content = _content(self._descriptor)
+        if not _is_ours(content, epoch):
+            content = _new_header(epoch)
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, content, 0)
+        found = {key: (pair, gen, cursor) for key, pair, gen, cursor in _slots(content)}
+        free = max((pair for pair, _, _ in found.values()), default=-1) + 1
+        self._slots: dict[str, tuple[int, int]] = {}
+        self.cursors: dict[str, Cursor | None] = {}
+        for name in sinks:
+            pair, generation, cursor = found.get(sink_key(name), (free, 0, None))
+            free += cursor is None
+            self._slots[name] = (pair, generation)
+            self.cursors[name] = cursor
+
+    def commit(self, sink: str, cursor: Cursor) -> None:
+        """Write the sink's other slot. One system call; after it the cursor is safe.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; the slot before it still holds.
+        """
+        pair, generation = self._slots[sink]
+        generation += 1
+        slot = _pack_slot(generation, sink_key(sink), cursor)
+        at = _HEADER_BYTES + (2 * pair + generation % 2) * _SLOT_BYTES
+        os.pwrite(self._descriptor, slot, at)
+        self._slots[sink] = (pair, generation)
+        self.cursors[sink] = cursor
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def read_cursors(directory: int, epoch: str, suffix: str = "cur") -> dict[bytes, Cursor]:
+    """Return the cursors of a lane by `sink_key`, from the file alone.
+
+    A missing or foreign file gives none; a damaged slot gives way to its twin.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(f"{epoch}.{suffix}", flags, dir_fd=directory)
+    except FileNotFoundError:
+        return {}
+    try:
+        content = _content(descriptor)
+    finally:
+        os.close(descriptor)
+    if not _is_ours(content, epoch):
+        return {}
+    return {key: cursor for key, _, _, cursor in _slots(content)}
+
+
+def _content(descriptor: int) -> bytes:
+    return os.pread(descriptor, _HEADER_BYTES + 2 * MAX_SINKS * _SLOT_BYTES, 0)
+
+
+def _new_header(epoch: str) -> bytes:
+    fields = (_MAGIC, FORMAT_VERSION, bytes.fromhex(epoch))
+    crc = crc32(_HEADER.pack(*fields, 0))
+    return _HEADER.pack(*fields, crc).ljust(_HEADER_BYTES, b"\0")
+
+
+def _is_ours(content: bytes, epoch: str) -> bool:
+    return content[:_HEADER_BYTES] == _new_header(epoch)
+
+
+def _pack_slot(generation: int, key: bytes, cursor: Cursor) -> bytes:
+    position, counters = cursor
+    body = _SLOT.pack(
+        generation, key, position.segment, 0, position.offset, position.side,
+        *counters, 0, 0,
+    ).ljust(_CRC_AT, b"\0")  # fmt: skip
+    return body + crc32(body).to_bytes(4, "little")
+
+
+def _slots(content: bytes) -> Iterator[tuple[bytes, int, int, Cursor]]:
+    """Yield (sink key, pair, generation, cursor): the newer whole slot of each pair."""
+    pairs = (len(content) - _HEADER_BYTES + 2 * _SLOT_BYTES - 1) // (2 * _SLOT_BYTES)
+    for pair in range(min(pairs, MAX_SINKS)):
+        best: tuple[bytes, int, int, Cursor] | None = None
+        for twin in (0, 1):
+            at = _HEADER_BYTES + (2 * pair + twin) * _SLOT_BYTES
+            slot = content[at : at + _SLOT_BYTES]
+            if len(slot) < _SLOT_BYTES:
+                continue
+            if crc32(slot[:_CRC_AT]) != int.from_bytes(slot[_CRC_AT:], "little"):
+                continue
+            gen, key, segment, _, offset, side, *counts = _SLOT.unpack_from(slot)
+            if best is None or gen > best[2]:
+                cursor = Cursor(Position(segment, offset, side), Counters(*counts[:6]))
+                best = (key, pair, gen, cursor)
+        if best is not None and best[2] > 0:
+            yield best

@@ -1,0 +1,336 @@
+"""Reading a lane: its files, where its end is, and the records behind a position.
+
+In: the directory, positions. Out: `Chunk`s of decoded records, with the position behind
+each. One `Lane` serves all sinks of an engine; each sink reads for itself, from its own
+position. Only `pread` is used, every number is checked as if hostile, and no damage stops
+a lane: a bad frame is skipped to the next place that validates, and counted.
+
+What must never happen: a lane being called finished before its end was read *after* its
+owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from femtomp.codec import frame, wire
+from femtomp.codec.frame import Frame, Tail
+from femtomp.errors import CodecError
+from femtomp.lanes import segment as seg
+from femtomp.lanes.cursor import Position
+from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
+from femtomp.lanes.writer import owned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Whole chunks: one system call for some hundreds of records.
+CHUNK_BYTES: Final = 256 * 1024
+# How long a bad frame in a live lane is read again before it is stepped over.
+BAD_FRAME_GRACE_S: Final = 0.1
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+_MAX_SEGMENT_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
+
+
+class End(NamedTuple):
+    """Where a lane ended when it was looked at: last segment, its size, the side's."""
+
+    segment: int = 0
+    size: int = 0
+    side: int = 0
+
+
+class Chunk(NamedTuple):
+    """Consecutive frames of one file of a lane, loaded.
+
+    Attributes
+    ----------
+    number : int
+        The segment, or SIDE.
+    frames : list of Frame
+        Offsets within the file; `next` is the position behind each.
+    fields : list
+        For each frame the payload's tuple, or the error that says why there is none.
+    after : int
+        The offset behind all that was looked at, skipped bytes included.
+    corrupt : int
+        Frames that were skipped because their bytes are damaged.
+    """
+
+    number: int
+    frames: list[Frame]
+    fields: list[tuple[Any, ...] | CodecError]
+    after: int
+    corrupt: int = 0
+
+
+class _Found(NamedTuple):
+    """Frames in bytes that were read; offsets of the frames are within `data`."""
+
+    data: bytes
+    frames: list[Frame]
+    after: int
+    corrupt: int = 0
+
+
+class Lane:
+    """The files of one lane, opened for reading.
+
+    Parameters
+    ----------
+    directory : int
+        Descriptor of `lanes/`; not owned.
+    epoch : str
+        24 hex digits.
+    """
+
+    def __init__(self, directory: int, epoch: str) -> None:
+        self.epoch: Final = epoch
+        self._bytes = bytes.fromhex(epoch)
+        self._directory = directory
+        self._seed = frame.seed(self._bytes)
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._own: int | None = None
+        # Numbers of the segments whose names were seen, ascending; by the poller.
+        self.segments: tuple[int, ...] = ()
+        self.has_side = False
+        self.end = End()
+        # Set by the poller once the owner is known to be gone, before the last refresh.
+        self.ended = False
+        self._bad: dict[int, tuple[int, float]] = {}
+
+    # -- the owner -------------------------------------------------------------------
+
+    def read_own(self) -> tuple[bytes, tuple[int, ...]]:
+        """Return the owner's identity bytes and the words; of this process's own lanes too.
+
+        Raises
+        ------
+        CodecError, OSError
+            If the file is damaged or gone.
+        """
+        if self.epoch in owned:
+            return seg.unpack_own(owned[self.epoch].own_bytes(), self._bytes)
+        return seg.unpack_own(os.pread(self.own, seg.OWN_BYTES, 0), self._bytes)
+
+    @property
+    def own(self) -> int:
+        """Descriptor of `.own`. Never ask for it in the process that owns the lane."""
+        if self._own is None:
+            self._own = self._open(f"{self.epoch}.own", os.O_RDWR)
+        return self._own
+
+    def is_orphaned(self) -> bool:
+        """Tell whether nobody holds the lane's lock: its owner died, or lost the lock."""
+        ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(self.own, fcntl.F_GETLK, ask)
+        return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
+
+    def retire(self) -> None:
+        """Tell the writer, which looks after each append, that nobody will read on."""
+        os.pwrite(self.own, struct.pack("<Q", 1), seg.WORDS_AT + 8 * seg.RETIRED)
+
+    # -- the end ---------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Look where the lane ends now; True if it grew. `segments` must be current."""
+        if not self.segments:
+            return False
+        last = self.segments[-1]
+        side = self._size(SIDE) if self.has_side else 0
+        end = End(last, self._size(last), side)
+        grew = end != self.end
+        self.end = end
+        return grew
+
+    def _size(self, number: int) -> int:
+        try:
+            return os.fstat(self.file(number)).st_size
+        except (OSError, CodecError):
+            return 0
+
+    def file(self, number: int) -> int:
+        """Return a descriptor of a segment or the side file.
+
+        Raises
+        ------
+        OSError, CodecError
+            If it is not there, or not a lane's regular file.
+        """
+        descriptor = self._files.get(number)
+        if descriptor is None:
+            with self._lock:
+                descriptor = self._files.get(number)
+                if descriptor is None:
+                    descriptor = self._open(segment_name(self.epoch, number))
+                    self._files[number] = descriptor
+        return descriptor
+
+    def _open(self, name: str, flags: int = 0) -> int:
+        descriptor = seg.high(os.open(name, _READ | flags, dir_fd=self._directory))
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.close(descriptor)
+            msg = f"{name} is not a regular file with one name"
+            raise CodecError(msg)
+        return descriptor
+
+    def close(self, below: int | None = None) -> None:
+        """Close the files: all, or those of segments below a number."""
+        with self._lock:
+            for number in list(self._files):
+                if below is None or (number < below and number != SIDE):
+                    os.close(self._files.pop(number))
+            if below is None and self._own is not None:
+                os.close(self._own)
+                self._own = None
+
+    def __del__(self) -> None:
+        # A reaped lane is closed when the last thread that reads it lets go of it: a
+        # number closed under a reader would soon be another file's.
+        self.close()
+
+    # -- records ---------------------------------------------------------------------
+
+    def is_behind(self, position: Position) -> bool:
+        """Tell whether anything was seen that lies behind the position."""
+        return (position.segment, position.offset) < self.end[:2] or (
+            position.side < self.end.side
+        )
+
+    def normalised(self, position: Position) -> Position:
+        """Step from the end of a segment that is closed to the start of the next."""
+        later = next((n for n in self.segments if n > position.segment), None)
+        if later is None:
+            return position
+        if position.segment in self.segments:
+            size = self._size(position.segment)
+            if position.offset < size:
+                return position
+        return Position(later, FRAMES_AT, position.side)
+
+    def read(self, position: Position) -> Chunk | None:
+        """Load the next frames of the segment at a normalised position.
+
+        None: nothing whole is there yet.
+        """
+        return self._read(position.segment, position.offset)
+
+    def read_side(self, position: Position) -> Chunk | None:
+        """Load the next frames of the side file; None: nothing whole is there yet."""
+        return self._read(SIDE, position.side) if self.has_side else None
+
+    def _is_closed(self, number: int) -> bool:
+        return self.ended or (number != SIDE and number < self.end.segment)
+
+    def count(self, position: Position) -> int:
+        """Return how many whole frames lie behind a position, without loading them."""
+        total = 0
+        while True:
+            position = self.normalised(position)
+            found = self._frames(position.segment, position.offset)
+            if found is None:
+                break
+            total += len(found.frames)
+            position = position._replace(offset=found.after)
+        side = position.side
+        while self.has_side and (found := self._frames(SIDE, side)) is not None:
+            total += len(found.frames)
+            side = found.after
+        return total
+
+    def _read(self, number: int, offset: int) -> Chunk | None:
+        found = self._frames(number, offset)
+        if found is None:
+            return None
+        fields = wire.decode_chunk(found.data, found.frames)
+        moved = [
+            Frame(f.start + offset, f.end + offset, f.sequence, f.next + offset)
+            for f in found.frames
+        ]
+        return Chunk(number, moved, fields, found.after, found.corrupt)
+
+    def _frames(self, number: int, offset: int) -> _Found | None:
+        """Find frames from an offset on; None if nothing whole is there yet."""
+        # Asked before reading: what is written later than this is for the next time.
+        closed = self._is_closed(number)
+        try:
+            descriptor = self.file(number)
+            data = os.pread(descriptor, CHUNK_BYTES, offset)
+            if not data:
+                return None
+            frames, behind, tail = frame.split(data, 0, self._seed)
+            if not frames and tail is Tail.INCOMPLETE and len(data) == CHUNK_BYTES:
+                data = os.pread(descriptor, _MAX_SEGMENT_READ, offset)
+                frames, behind, tail = frame.split(data, 0, self._seed)
+            if frames:
+                return _Found(data, frames, offset + behind)
+            if tail is Tail.END or not (closed or self._is_lasting(number, offset, tail)):
+                return None
+            return self._salvage(number, offset, closed=closed)
+        except (OSError, CodecError):
+            return None
+
+    def _is_lasting(self, number: int, offset: int, tail: Tail) -> bool:
+        """Tell whether damage in a live lane has been there for long enough to be real.
+
+        A writer that takes a half-written frame back and writes another one may be seen
+        in the middle of it.
+        """
+        if tail is not Tail.BAD:
+            return False
+        now = time.monotonic()
+        place, since = self._bad.get(number, (-1, now))
+        if place != offset:
+            self._bad[number] = (offset, now)
+            return False
+        return now - since >= BAD_FRAME_GRACE_S
+
+    def _salvage(self, number: int, offset: int, *, closed: bool) -> _Found | None:
+        """Step over bytes that are no frame, to the next place that validates."""
+        data = os.pread(self.file(number), _MAX_SEGMENT_READ, offset)
+        place = frame.resync(data, 0, self._seed)
+        if place is not None:
+            return _Found(b"", [], offset + place, corrupt=1)
+        if closed:
+            # A tail with nothing behind it: its call never returned, or rolled over
+            # and wrote the record again. Nothing to count.
+            return _Found(b"", [], offset + len(data))
+        return None
+
+
+def scan(
+    directory: int, lanes: dict[str, Lane], make: Callable[[str], Lane | None]
+) -> None:
+    """Bring a table of lanes up to date with the names in the directory."""
+    segments: dict[str, list[int]] = {}
+    sides: set[str] = set()
+    owns: set[str] = set()
+    for name in os.listdir(directory):
+        parsed = seg.parse_name(name)
+        if parsed is None:
+            continue
+        if parsed.kind == "seg":
+            segments.setdefault(parsed.epoch, []).append(parsed.number)
+        elif parsed.kind == "side":
+            sides.add(parsed.epoch)
+        elif parsed.kind == "own":
+            owns.add(parsed.epoch)
+    for epoch in owns:
+        lane = lanes.get(epoch)
+        if lane is None:
+            lane = make(epoch)
+            if lane is None:
+                continue
+            lanes[epoch] = lane
+        lane.segments = tuple(sorted(segments.get(epoch, ())))
+        lane.has_side = epoch in sides

@@ -1,0 +1,216 @@
+"""The files of a lane: names, headers, and the words that writer and engine share.
+
+In and out: bytes and numbers; the only I/O is `create`, which makes a file under a
+temporary name and renames it when it is whole, so that no reader ever sees half of one.
+
+::
+
+    lanes/E.own      header 0..64, words 64..512, identity 512..4096     (4 KiB, fixed)
+    lanes/E.N.seg    header 0..64, u64 commit at 64, frames from 128     (N = 0, 1, ...)
+    lanes/E.side     the same, N = 0xffffffff: frames of re-entrant calls
+    lanes/E.cur      see `cursor`; E.pull the same, for `Server.queue.get`
+
+    .own header  8s magic | u32 version | 12s E | u32 length and u32 crc of the identity
+    .seg header  8s magic | u32 version | 12s E | u32 N | u32 writer | u32 crc of these
+
+E is 96 random bits, 24 hex digits in names. With the `write` writer the commit word is
+unused: a segment's end is its size.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from femtomp.errors import CodecError
+
+FORMAT_VERSION: Final = 1
+EPOCH_BYTES: Final = 12
+OWN_BYTES: Final = 4096
+WORDS_AT: Final = 64
+IDENTITY_AT: Final = 512
+MAX_IDENTITY_BYTES: Final = OWN_BYTES - IDENTITY_AT
+FRAMES_AT: Final = 128
+SIDE: Final = 0xFFFFFFFF
+# A closed segment is the unit of freeing: small enough that a lagging sink pins little.
+SEGMENT_BYTES: Final = 1024 * 1024
+WRITER_WRITE: Final = 1
+
+# Words of `.own`, as indices of u64 from offset 64; all the writer's but RETIRED, which
+# the engine sets. STARTED and STARTED_SIDE: one more than the last sequence begun in the
+# segments and in the side file; the greater of them is how many calls were begun.
+STARTED: Final = 0
+STARTED_SIDE: Final = 1
+RETIRED: Final = 2
+DROPPED: Final = 8
+DROP_REASONS: Final = ("no_space", "io", "size", "encode")
+WORDS: Final = (IDENTITY_AT - WORDS_AT) // 8
+
+_OWN: Final = struct.Struct("<8sI12sII")
+_SEG: Final = struct.Struct("<8sI12sIII")
+_OWN_MAGIC: Final = b"FMTPOWN\0"
+_SEG_MAGIC: Final = b"FMTPSEG\0"
+_NAME: Final = re.compile(r"([0-9a-f]{24})\.(?:(own|side|cur|pull)|(0|[1-9][0-9]{0,8})\.seg)")
+
+# User code closes descriptors wholesale (daemonisers) and starts at the low ones.
+_FIRST_DESCRIPTOR: Final = 512
+
+
+class LaneName(NamedTuple):
+    """What a file name in `lanes/` says. `kind` is own, side, cur, pull or seg."""
+
+    epoch: str
+    kind: str
+    number: int
+
+
+def parse_name(name: str) -> LaneName | None:
+    """Read a file name; None for anything that is not a lane's.
+
+    Examples
+    --------
+    >>> parse_name("0123456789abcdef01234567.4.seg")
+    LaneName(epoch='0123456789abcdef01234567', kind='seg', number=4)
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    epoch, kind, number = match.groups()
+    return LaneName(epoch, kind or "seg", int(number or 0))
+
+
+def segment_name(epoch: str, number: int) -> str:
+    """Return the file name of a segment, or of the side file for `SIDE`."""
+    return f"{epoch}.side" if number == SIDE else f"{epoch}.{number}.seg"
+
+
+def pack_segment_header(epoch: bytes, number: int, writer: int) -> bytes:
+    """Return the first 128 bytes of a segment: header, zero commit word, zeros."""
+    fields = (_SEG_MAGIC, FORMAT_VERSION, epoch, number, writer)
+    crc = crc32(_SEG.pack(*fields, 0))
+    return _SEG.pack(*fields, crc).ljust(FRAMES_AT, b"\0")
+
+
+def check_segment_header(header: bytes, epoch: bytes, number: int) -> int:
+    """Check a segment's first bytes and return its writer.
+
+    Raises
+    ------
+    CodecError
+        If they are not the header of this segment of this lane.
+    """
+    if len(header) < _SEG.size:
+        msg = f"segment header has {len(header)} bytes"
+        raise CodecError(msg)
+    magic, version, found_epoch, found, writer, crc = _SEG.unpack_from(header)
+    if (magic, version) != (_SEG_MAGIC, FORMAT_VERSION):
+        msg = f"segment of unknown format {magic!r} version {version}"
+        raise CodecError(msg)
+    expected = crc32(_SEG.pack(magic, version, found_epoch, found, writer, 0))
+    if crc != expected or found_epoch != epoch or found != number:
+        msg = "segment header is damaged, or of another segment"
+        raise CodecError(msg)
+    return int(writer)
+
+
+def pack_own(epoch: bytes, identity: bytes) -> bytes:
+    """Return the 4096 bytes of a new `.own` file.
+
+    Raises
+    ------
+    CodecError
+        If the identity does not fit.
+    """
+    if len(identity) > MAX_IDENTITY_BYTES:
+        msg = f"identity has {len(identity)} bytes, at most {MAX_IDENTITY_BYTES} fit"
+        raise CodecError(msg)
+    header = _OWN.pack(
+        _OWN_MAGIC, FORMAT_VERSION, epoch, len(identity), crc32(identity)
+    )
+    return (header.ljust(IDENTITY_AT, b"\0") + identity).ljust(OWN_BYTES, b"\0")
+
+
+def unpack_own(content: bytes, epoch: bytes) -> tuple[bytes, tuple[int, ...]]:
+    """Return the identity's bytes and the words of an `.own` file.
+
+    Raises
+    ------
+    CodecError
+        If it is damaged, of another lane, or of a version not known.
+    """
+    if len(content) != OWN_BYTES:
+        msg = f".own has {len(content)} bytes instead of {OWN_BYTES}"
+        raise CodecError(msg)
+    magic, version, found, length, crc = _OWN.unpack_from(content)
+    if (magic, version) != (_OWN_MAGIC, FORMAT_VERSION):
+        msg = f".own of unknown format {magic!r} version {version}"
+        raise CodecError(msg)
+    identity = content[IDENTITY_AT : IDENTITY_AT + min(length, MAX_IDENTITY_BYTES)]
+    if found != epoch or crc32(identity) != crc:
+        msg = ".own is damaged, or of another lane"
+        raise CodecError(msg)
+    return identity, struct.unpack_from(f"<{WORDS}Q", content, WORDS_AT)
+
+
+def started(words: tuple[int, ...] | memoryview) -> int:
+    """Return how many appends were begun in the lane whose words these are."""
+    return int(max(words[STARTED], words[STARTED_SIDE]))
+
+
+def high(descriptor: int) -> int:
+    """Move a descriptor to 512 or above, close-on-exec, where the limit allows it."""
+    try:
+        moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
+    except OSError:
+        return descriptor
+    os.close(descriptor)
+    return moved
+
+
+def known_as(descriptor: int) -> tuple[int, int, int]:
+    """Return a descriptor with the device and inode that it stands for now."""
+    status = os.fstat(descriptor)
+    return descriptor, status.st_dev, status.st_ino
+
+
+def create(directory: int, name: str, content: bytes, *, lock: bool = False) -> int:
+    """Make a file that is whole when its name appears; return its descriptor.
+
+    The descriptor appends (`O_APPEND`) unless `lock` asks for a record lock on the
+    whole file first, as `.own` needs.
+
+    Raises
+    ------
+    OSError
+        If there is no room, no permission or no directory; nothing is left behind.
+    """
+    temporary = f".{name}.tmp"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    if not lock:
+        flags |= os.O_APPEND
+    descriptor = high(os.open(temporary, flags, 0o600, dir_fd=directory))
+    try:
+        if lock:
+            # Space first: a store to a page that a full tmpfs cannot give is SIGBUS.
+            os.posix_fallocate(descriptor, 0, len(content))
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        written = os.write(descriptor, content)
+        if written != len(content):
+            raise OSError(28, os.strerror(28), name)  # ENOSPC
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        os.close(descriptor)
+        _unlink_quietly(directory, temporary)
+        raise
+    return descriptor
+
+
+def _unlink_quietly(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except OSError:
+        pass

@@ -1,0 +1,132 @@
+"""Driver of the console: lines to the stream that the master's stderr or stdout is.
+
+In: the descriptor, which the engine owns and this driver never closes. The stream is
+shared with the master and its workers, so it keeps its flags: making it non-blocking
+would make their `print` fail. Instead poll(2) is asked before each write, and a write
+is at most PIPE_BUF bytes, which a pipe that polls writable takes without blocking and
+in one piece (pipe(7)). A line cut by a full pipe is completed at the next call, so that
+no other line is ever glued to its middle.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from typing import TYPE_CHECKING, Final
+
+from femtomp.errors import ConfigError
+from femtomp.sinks import Delivered, RetryAfter
+from femtomp.sinks.lines import line_encoder, whole_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from femtomp.config import ConsoleSink
+    from femtomp.record import Record
+    from femtomp.sinks import Driver, Outcome
+
+WRITE_BYTES: Final = select.PIPE_BUF
+# How long a full pipe or a stopped terminal may hold the sink's thread.
+WRITE_TIMEOUT_S: Final = 0.5
+# Full: its reader is slow. Broken: it is gone, and seldom comes back.
+FULL_DELAY_S: Final = 0.1
+BROKEN_DELAY_S: Final = 5.0
+
+
+def open_driver(options: ConsoleSink, *, fd: int, environ: Mapping[str, str]) -> Driver:
+    """Build the driver for one stream.
+
+    Parameters
+    ----------
+    options : ConsoleSink
+        Which format; the stream itself is given by `fd`.
+    fd : int
+        Descriptor of the master's stream. It is not closed.
+    environ : mapping of str to str
+        Looked at for NO_COLOR, FORCE_COLOR and TERM.
+
+    Raises
+    ------
+    ConfigError
+        If the descriptor is not open.
+    """
+    try:
+        os.fstat(fd)
+    except OSError as exc:
+        msg = f"ConsoleSink: the master's {options.stream} is closed: {exc.strerror}"
+        raise ConfigError(msg) from exc
+    return _Console(fd, options.format, colour=wants_colour(fd, environ))
+
+
+def wants_colour(fd: int, environ: Mapping[str, str]) -> bool:
+    """Decide whether ANSI colours may be sent to a descriptor.
+
+    A non-empty NO_COLOR says no (https://no-color.org), a non-empty FORCE_COLOR yes,
+    in this order, as CPython does; else it must be a terminal that is not "dumb".
+    """
+    if environ.get("NO_COLOR"):
+        return False
+    if environ.get("FORCE_COLOR"):
+        return True
+    return environ.get("TERM") != "dumb" and os.isatty(fd)
+
+
+class _Console:
+    def __init__(self, fd: int, format_name: str, *, colour: bool) -> None:
+        self._fd = fd
+        self._encode = line_encoder(format_name, colour=colour)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        # The line that was cut, and how much of it is out already.
+        self._cut_line = b""
+        self._cut_at = 0
+
+    def write(self, batch: Sequence[Record]) -> Outcome:
+        lines = [self._encode(record) for record in batch]
+        done = 0
+        try:
+            while done < len(lines):
+                piece, ends = self._piece(lines, done)
+                written = self._write(piece)
+                done += self._account(lines[done : done + ends], written)
+        except BlockingIOError:
+            return RetryAfter(FULL_DELAY_S, "the console's reader is slow", done)
+        except OSError as exc:
+            return RetryAfter(BROKEN_DELAY_S, f"console: {exc.strerror}", done)
+        return Delivered()
+
+    def _piece(self, lines: list[bytes], done: int) -> tuple[bytes, int]:
+        # Whole lines while they fit, so that one write is one or more lines; of a line
+        # that never fits, its next part.
+        first = lines[done]
+        if self._cut_at:
+            if first != self._cut_line:
+                # Its record was evicted meanwhile: end the line before the next one.
+                self._write(b"\n")
+                self._cut_at = 0
+            first = first[self._cut_at :]
+        if len(first) > WRITE_BYTES:
+            return first[:WRITE_BYTES], 1
+        size, ends = len(first), 1
+        while done + ends < len(lines):
+            size += len(lines[done + ends])
+            if size > WRITE_BYTES:
+                break
+            ends += 1
+        return first + b"".join(lines[done + 1 : done + ends]), ends
+
+    def _account(self, lines: list[bytes], written: int) -> int:
+        whole, rest = whole_lines(lines, self._cut_at + written)
+        self._cut_at = rest
+        self._cut_line = lines[whole] if rest else b""
+        return whole
+
+    def _write(self, data: bytes) -> int:
+        if not self._poll.poll(WRITE_TIMEOUT_S * 1000):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        """Release nothing: the descriptor is the engine's."""
+        self._poll.unregister(self._fd)

@@ -1,0 +1,120 @@
+r"""Driver of a file: one os.write a batch, and only whole lines.
+
+In: a path. The driver owns the descriptor; it is opened with O_APPEND, so that others
+may append to the file too and `copytruncate` works, and is opened anew when the path
+names another file (logrotate's `create`, or a deletion). A line that was cut, by a full
+disk or a crash of the engine, is taken back or ended: two records never share a line.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from femtomp.errors import ConfigError
+from femtomp.sinks import Delivered, RetryAfter
+from femtomp.sinks.lines import line_encoder, whole_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from femtomp.config import FileSink
+    from femtomp.record import Record
+    from femtomp.sinks import Driver, Outcome
+
+# A log is for its owner and a group of readers; the supervisor's own umask is 077.
+FILE_MODE: Final = 0o640
+# A full disk or a lost mount takes an administrator longer than this.
+RETRY_DELAY_S: Final = 1.0
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+
+
+def open_driver(options: FileSink) -> Driver:
+    """Open the file, or create it with mode 0640.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be opened for appending: names the path and the error.
+    """
+    path = os.fspath(options.path)
+    try:
+        return _File(path, options.format)
+    except OSError as exc:
+        name = errno.errorcode.get(exc.errno or 0, "?")
+        msg = (
+            f"FileSink: cannot append to {path}: {name} ({exc.strerror}); "
+            "its directory must exist and be writable"
+        )
+        raise ConfigError(msg) from exc
+
+
+class _File:
+    def __init__(self, path: str, format_name: str) -> None:
+        self._path = path
+        self._encode = line_encoder(format_name)
+        self._fd = -1
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._fd = os.open(self._path, _FLAGS)
+        except FileNotFoundError:
+            self._fd = os.open(self._path, _FLAGS | os.O_CREAT, FILE_MODE)
+            os.fchmod(self._fd, FILE_MODE)
+        self._stat = os.fstat(self._fd)
+        self._regular = stat.S_ISREG(self._stat.st_mode)
+        size = self._stat.st_size
+        self._cut = (
+            self._regular and size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        )
+
+    def write(self, batch: Sequence[Record]) -> Outcome:
+        lines = [self._encode(record) for record in batch]
+        written = 0
+        try:
+            self._follow()
+            if self._cut:
+                os.write(self._fd, b"\n")
+                self._cut = False
+            data = memoryview(b"".join(lines))
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError as exc:
+            accepted, rest = whole_lines(lines, written)
+            if rest:
+                self._take_back(rest)
+            reason = f"{self._path}: {exc.strerror}"
+            return RetryAfter(RETRY_DELAY_S, reason, accepted)
+        return Delivered()
+
+    def _follow(self) -> None:
+        # 2 µs a batch; without it records go to a file that has no name any more.
+        if not self._regular:
+            return
+        try:
+            there = os.stat(self._path)  # noqa: PTH116 - as fstat beside it
+        except FileNotFoundError:
+            there = None
+        if there is None or not os.path.samestat(there, self._stat):
+            old = self._fd
+            self._open()
+            os.close(old)
+
+    def _take_back(self, size: int) -> None:
+        # Only if nobody has appended since: an O_APPEND write leaves the offset at its
+        # own end. Where the part cannot be removed, the next write ends its line.
+        self._cut = True
+        try:
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            if self._regular and os.fstat(self._fd).st_size == end:
+                os.ftruncate(self._fd, end - size)
+                self._cut = False
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)

@@ -1,0 +1,162 @@
+"""A batch: records of several lanes in the order they are written, and where each is from.
+
+Pure: values in, values out. In: loaded chunks. Out: the merged records, and, once the
+driver said how many of them it is done with, the cursor that each lane may move to.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from femtomp.codec import wire
+from femtomp.errors import CodecError
+from femtomp.lanes.cursor import Counters, Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from femtomp.lanes.reader import Chunk
+    from femtomp.record import Record, Resource
+
+DELIVER: Final = 0
+FILTER: Final = 1
+CORRUPT: Final = 2
+OWN: Final = -1  # the source of a record that femtomp itself adds: of no lane
+
+
+class Stream(NamedTuple):
+    """Consecutive frames of one file of one lane, and what is to become of each."""
+
+    epoch: str
+    base: Cursor  # the lane's cursor before the batch; its position normalised
+    chunk: Chunk
+    fates: list[int]
+    records: list[Record]
+
+
+class Batch(NamedTuple):
+    """Records in the order they are written; `sources` gives each one's stream."""
+
+    streams: list[Stream]
+    records: list[Record]
+    sources: list[int]
+
+
+def sort_out(
+    epoch: str,
+    base: Cursor,
+    chunk: Chunk,
+    severity: int,
+    resource: Resource,
+    of_process: Callable[[int, str], Resource],
+    damaged: Callable[[CodecError], None],
+) -> Stream:
+    """Turn a chunk into records: those below `severity` and the damaged are left out."""
+    fates: list[int] = []
+    records: list[Record] = []
+    prefix = f"{epoch}-"
+    to_record = wire.to_record
+    for frame, fields in zip(chunk.frames, chunk.fields, strict=True):
+        try:
+            if isinstance(fields, CodecError):
+                raise fields
+            record = to_record(
+                fields, f"{prefix}{frame.sequence}", resource, of_process
+            )
+        except CodecError as exc:
+            damaged(exc)
+            fates.append(CORRUPT)
+            continue
+        if record.severity_number < severity:
+            fates.append(FILTER)
+        else:
+            fates.append(DELIVER)
+            records.append(record)
+    return Stream(epoch, base, chunk, fates, records)
+
+
+def merge(streams: list[Stream], own: list[Record]) -> Batch:
+    """Order the records: exactly as in the lane within a stream, by time across them."""
+    if len(streams) == 1:
+        records = streams[0].records
+        return Batch(streams, own + records, [OWN] * len(own) + [0] * len(records))
+    merged: list[Record] = []
+    sources: list[int] = []
+    keys: list[int] = []
+    for index, stream in enumerate(streams):
+        merged += stream.records
+        sources += [index] * len(stream.records)
+        # A clock that was set back must not change the order within a lane.
+        keys += accumulate((r.timestamp for r in stream.records), max)
+    order = sorted(range(len(merged)), key=keys.__getitem__)
+    return Batch(
+        streams,
+        own + [merged[i] for i in order],
+        [OWN] * len(own) + [sources[i] for i in order],
+    )
+
+
+def progress(batch: Batch, done: int, refused: int) -> dict[str, Cursor]:
+    """Return the cursors that hold once the first `done` records are done with.
+
+    Parameters
+    ----------
+    batch : Batch
+    done : int
+        How many records, from the first on, the driver took or refused.
+    refused : int
+        How many of these it refused.
+
+    Returns
+    -------
+    dict of str to Cursor
+        By lane. A lane that did not move is not there.
+    """
+    whole = done >= len(batch.records)
+    taken = [len(s.records) if whole else 0 for s in batch.streams]
+    if not whole:
+        for source in batch.sources[:done]:
+            if source != OWN:
+                taken[source] += 1
+    moved: dict[str, Cursor] = {}
+    for stream, count in zip(batch.streams, taken, strict=True):
+        step = _all_of(stream) if whole else _first_of(stream, count)
+        if step is None:
+            continue
+        after, counters = step
+        # Which of a batch's records were refused, a destination need not say.
+        share = min(refused, counters.delivered)
+        refused -= share
+        counters = counters._replace(
+            delivered=counters.delivered - share, refused=share
+        )
+        # Segment and side file of one lane are two streams of it.
+        position, before = moved.get(stream.epoch, stream.base)
+        moved[stream.epoch] = Cursor(
+            position.behind(stream.chunk.number, after), before.plus(counters)
+        )
+    return moved
+
+
+def _all_of(stream: Stream) -> tuple[int, Counters]:
+    delivered = len(stream.records)
+    damaged = stream.fates.count(CORRUPT)
+    filtered = len(stream.fates) - delivered - damaged
+    counters = Counters(
+        delivered, filtered, corrupt=damaged + stream.chunk.corrupt
+    )
+    return stream.chunk.after, counters
+
+
+def _first_of(stream: Stream, count: int) -> tuple[int, Counters] | None:
+    """Step behind the first `count` delivered records, and what lies before them."""
+    if count == 0:
+        return None
+    tally = [0, 0, 0]
+    for frame, fate in zip(stream.chunk.frames, stream.fates, strict=True):
+        tally[fate] += 1
+        if tally[DELIVER] == count:
+            break
+    counters = Counters(tally[DELIVER], tally[FILTER], corrupt=tally[CORRUPT])
+    return frame.next, counters

@@ -1,0 +1,176 @@
+"""The engine: the process that owns the sinks.
+
+In: the configuration, the spool. Out: everything the lanes hold, at the destinations. Its
+main thread polls and waits for signals; one pump thread a sink does the rest. It ends
+when it is told to (SIGTERM or SIGINT), or when no member is left, after everything is
+drained or the deadline has passed; what is not drained stays in the spool.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from femtomp.config import level_number
+from femtomp.errors import FemtompError
+from femtomp.lanes.liveness import start_ticks
+from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
+from femtomp.record import severity_number
+from femtomp.sinks.build import build
+from femtomp.supervisor.guardian import EXIT_DRAINED, EXIT_FAILED, EXIT_LEFT
+from femtomp.supervisor.notes import note, take_over_logging
+from femtomp.supervisor.poller import Poller
+from femtomp.supervisor.pump import Pump
+
+if TYPE_CHECKING:
+    from femtomp.config import SinkOptions
+    from femtomp.sinks import Driver
+    from femtomp.supervisor.guardian import Launch
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# For a stop by signal, which names no deadline.
+SIGNAL_DEADLINE_S: Final = 10.0
+_MEMBERS_CHECK_S: Final = 0.5
+_DRAIN_CHECK_S: Final = 0.005
+# With the default of 5 ms, a thread that makes a system call a record beside one that
+# encodes waits 5 ms for the interpreter lock each time.
+_SWITCH_INTERVAL_S: Final = 0.0005
+
+
+def main(launch: Launch) -> int:
+    """Run the engine in this process until it ends; return its exit status."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    take_over_logging()
+    engine = Engine(launch)
+    problem = engine.start()
+    _report(launch.ready, problem)
+    if problem is not None:
+        return EXIT_FAILED
+    return engine.run()
+
+
+def _report(ready: int, problem: Exception | None) -> None:
+    """Tell the master, if it is still there to be told."""
+    message = {} if problem is None else {"error": _error_name(problem), "text": str(problem)}
+    try:
+        os.write(ready, json.dumps(message).encode() + b"\n")
+        os.close(ready)
+    except OSError:
+        pass  # a restarted engine: the master was told before
+
+
+def _error_name(problem: Exception) -> str:
+    return type(problem).__name__ if isinstance(problem, FemtompError) else "StartError"
+
+
+class Engine:
+    """All that the engine process holds."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._config = launch.config
+        self._spool = Spool(launch.spool)
+        base: dict[str, Any] = dict(self._config.resource)
+        self._poller = Poller(self._spool, base, self._wake)
+        self._pumps = [
+            Pump(
+                str(sink.name),
+                severity_number(level_number(sink.level)),
+                self._builder(sink),
+                self._poller.members,
+            )
+            for sink in self._config.sinks
+        ]
+
+    def _builder(self, sink: SinkOptions) -> Any:
+        def make() -> Driver:
+            return build(
+                sink,
+                stderr_fd=self._launch.stderr,
+                stdout_fd=self._launch.stdout,
+                environ=os.environ,
+            )
+
+        return make
+
+    def _wake(self) -> None:
+        for pump in self._pumps:
+            pump.wake.set()
+
+    def start(self) -> Exception | None:
+        """Build every sink; return the first error if one cannot be built."""
+        for pump in self._pumps:
+            pump.start()
+        for pump in self._pumps:
+            pump.built.wait()
+            if pump.failure is not None:
+                return pump.failure
+        self._spool.set_control(ENGINE_TICKS, start_ticks())
+        self._spool.set_control(ENGINE, os.getpid())
+        self._spool.set_control(STATE, State.RUNNING)
+        return None
+
+    def run(self) -> int:
+        """Poll until told to stop or until nobody is left, then drain."""
+        members_at = time.monotonic() + _MEMBERS_CHECK_S
+        while True:
+            try:
+                self._poller.poll()
+            except OSError as exc:
+                if not self._spool.exists():
+                    note("spool", f"the spool {self._spool.path} is gone: {exc}")
+                    return EXIT_LEFT
+                note("poll", f"cannot read the spool: {exc}")
+            if signal.sigtimedwait(_STOP_SIGNALS, self._poller.interval_s) is not None:
+                return self._stop()
+            if time.monotonic() >= members_at:
+                members_at = time.monotonic() + _MEMBERS_CHECK_S
+                if self._is_alone():
+                    return self._leave()
+
+    def _is_alone(self) -> bool:
+        """Tell whether no member is left: every pipe end closed, no lane's owner alive."""
+        if select.select([self._launch.lifetime], [], [], 0)[0] == []:
+            return False
+        self._poller.scan()
+        return not self._poller.has_living()
+
+    def _stop(self) -> int:
+        """Drain because somebody said so, until the deadline that `stop()` wrote."""
+        deadline_ns = self._spool.control()[DEADLINE]
+        if self._spool.control()[STATE] < State.STOPPING:
+            self._spool.set_control(STATE, State.STOPPING)
+            deadline_ns = time.monotonic_ns() + int(SIGNAL_DEADLINE_S * 1e9)
+        drained = self._drain(deadline_ns / 1e9 if deadline_ns else None)
+        self._spool.set_control(STATE, State.STOPPED)
+        if drained and self._is_alone():
+            self._spool.remove()  # no master is left to read the statistics
+        return EXIT_DRAINED if drained else EXIT_LEFT
+
+    def _leave(self) -> int:
+        """Drain because nobody is left, for as long as `linger_s` says."""
+        drained = self._drain(time.monotonic() + self._config.linger_s)
+        if drained:
+            self._spool.remove()
+            return EXIT_DRAINED
+        self._spool.set_control(STATE, State.STOPPED)
+        note("left", f"undelivered records are left in {self._spool.path}")
+        return EXIT_LEFT
+
+    def _drain(self, deadline: float | None) -> bool:
+        self._poller.last_look()
+        for pump in self._pumps:
+            pump.draining.set()
+            pump.wake.set()
+        while any(pump.is_alive() for pump in self._pumps):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            for pump in self._pumps:
+                pump.join(_DRAIN_CHECK_S)
+        return self._poller.is_drained()

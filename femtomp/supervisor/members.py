@@ -1,0 +1,121 @@
+"""The engine's table of lanes: readers, cursors, and whose they are.
+
+In: the names in `lanes/`. Out: a `Member` for each lane, with the resource that its
+records carry. Owner of the lanes' descriptors and cursor files; unlinks a lane when its
+owner is gone and every sink has passed its end.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from femtomp.codec import identity as identity_codec
+from femtomp.errors import CodecError
+from femtomp.lanes import segment as seg
+from femtomp.lanes.cursor import Cursor, CursorFile
+from femtomp.lanes.liveness import is_alive
+from femtomp.lanes.reader import Lane
+from femtomp.lanes.resource import worker_resource
+from femtomp.record import Identity, Record, Resource
+from femtomp.supervisor.notes import note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Resources of foreign processes a lane may bring (a drained stock queue), kept for reuse.
+_MAX_FOREIGN: Final = 1024
+
+
+class Member:
+    """One lane with its cursors and its owner."""
+
+    def __init__(
+        self, lane: Lane, cursors: CursorFile, identity: Identity, base: Mapping[str, Any]
+    ) -> None:
+        self.lane: Final = lane
+        self.cursors: Final = cursors
+        self.identity: Final = identity
+        self._base = base
+        self._foreign: dict[tuple[int, str], Resource] = {}
+        self.resource: Final = worker_resource(
+            identity, base, lane.epoch, _seen_from_outside(identity)
+        )
+        self.quiet_since = 0.0
+
+    def of_process(self, pid: int, name: str) -> Resource:
+        """Return the resource of another process whose record this lane brought."""
+        found = self._foreign.get((pid, name))
+        if found is None:
+            if len(self._foreign) >= _MAX_FOREIGN:
+                self._foreign.clear()
+            who = self.identity._replace(
+                pid=pid, name=str(name), parent_pid=0, start_ticks=0, command=""
+            )
+            found = worker_resource(who, self._base, f"{self.lane.epoch}/{pid}/{name}")
+            self._foreign[(pid, name)] = found
+        return found
+
+    def started(self, timestamp: int) -> Record:
+        """Return the event that says once per lane all there is to say of its worker."""
+        return Record(
+            timestamp=timestamp,
+            severity_number=9,
+            severity_text="INFO",
+            logger="femtomp",
+            body=f"worker {self.identity.name} started as pid {self.identity.pid}",
+            attributes=dict(self.resource),
+            resource=self.resource,
+            uid=f"{self.lane.epoch}-started",
+            event_name="femtomp.worker.started",
+        )
+
+    def is_drained(self) -> bool:
+        """Tell whether every sink has passed the lane's end."""
+        return all(
+            not self.lane.is_behind(self.lane.normalised((cursor or Cursor()).position))
+            for cursor in self.cursors.cursors.values()
+        )
+
+    def unlink(self, directory: int) -> None:
+        """Delete the lane's files, `.own` last: until then it is found again."""
+        names = [seg.segment_name(self.lane.epoch, n) for n in self.lane.segments]
+        names += [f"{self.lane.epoch}.{kind}" for kind in ("side", "pull", "cur", "own")]
+        for name in names:
+            try:
+                os.unlink(name, dir_fd=directory)
+            except FileNotFoundError:
+                pass  # reaped before, by an engine that died in between
+
+
+def open_member(
+    directory: int, epoch: str, sinks: tuple[str, ...], base: Mapping[str, Any]
+) -> Member | None:
+    """Open a lane that was found; None, with a note, if its files are not what they say."""
+    lane = Lane(directory, epoch)
+    try:
+        identity = identity_codec.from_bytes(lane.read_own()[0])
+        cursors = CursorFile(directory, epoch, sinks)
+    except (OSError, CodecError) as exc:
+        lane.close()
+        note(f"lane:{epoch}", f"lane {epoch} cannot be read and is left alone: {exc}")
+        return None
+    return Member(lane, cursors, identity, base)
+
+
+def _seen_from_outside(identity: Identity) -> dict[str, Any]:
+    """Return what the system knows of a live process and it need not know itself."""
+    import psutil  # noqa: PLC0415 - 20 ms, and only the engine needs it
+
+    if not is_alive(identity):
+        return {}
+    try:
+        process = psutil.Process(identity.pid)
+        with process.oneshot():
+            return {
+                "process.executable.name": process.name(),
+                "process.executable.path": process.exe(),
+                "process.owner": process.username(),
+            }
+    except (psutil.Error, OSError):
+        return {}

@@ -1,0 +1,45 @@
+"""The supervisor's own messages: to stderr, rate limited, never into the lanes.
+
+In: short texts with a key each, and whatever OpenTelemetry, gRPC and urllib3 log here.
+Out: at most one line a key and interval, with a count of what was left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import Final
+
+INTERVAL_S: Final = 10.0
+_said: Final[dict[str, tuple[float, int]]] = {}
+_lock: Final = threading.Lock()
+
+
+def note(key: str, text: str) -> None:
+    """Say a thing, unless one with the same key was said in the last ten seconds."""
+    now = time.monotonic()
+    with _lock:
+        since, left_out = _said.get(key, (-INTERVAL_S, 0))
+        if now - since < INTERVAL_S:
+            _said[key] = (since, left_out + 1)
+            return
+        _said[key] = (now, 0)
+    more = f" ({left_out} more like this were not shown)" if left_out else ""
+    try:
+        os.write(2, f"femtomp[{os.getpid()}]: {text}{more}\n".encode(errors="replace"))
+    except OSError:
+        pass  # nowhere left to say it
+
+
+class _NotesHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"log:{record.name}:{record.msg}", f"{record.name}: {record.getMessage()}")
+
+
+def take_over_logging() -> None:
+    """Send this process's own log records to `note`: they must never feed a sink."""
+    root = logging.getLogger()
+    root.handlers[:] = [_NotesHandler(logging.WARNING)]
+    root.setLevel(logging.WARNING)

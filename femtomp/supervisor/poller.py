@@ -1,0 +1,189 @@
+"""The poller: where lanes begin, grow and end.
+
+In: the spool's directory. Out: the table of members kept true, pumps woken when there is
+something to read, segments and lanes unlinked when every sink has passed them. One for
+the whole engine, in its main thread: sixty-four lanes cost 5 % of a core at 2 ms and
+0.5 % at 50 ms, so the interval backs off when nothing happens.
+
+What must never happen: a lane reaped although a record came after the last look at it.
+The order is: lock seen free, *then* directory and sizes read again, *then* drained for
+every sink, totals and cursors written, files unlinked, `.own` last. A free lock whose
+process still lives was lost (a daemoniser closed all descriptors): that lane is drained,
+but not deleted until the process is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
+from femtomp.lanes.liveness import is_alive, start_ticks
+from femtomp.lanes.queue import PULL
+from femtomp.lanes.reader import scan
+from femtomp.lanes.spool import PULLER
+from femtomp.supervisor.members import open_member
+from femtomp.supervisor.notes import note
+from femtomp.supervisor.totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from femtomp.lanes.cursor import Position
+    from femtomp.lanes.spool import Spool
+    from femtomp.supervisor.members import Member
+
+BUSY_S: Final = 0.002
+IDLE_S: Final = 0.05
+# A directory's modification time has the grain of a kernel tick: a change within it after
+# our look would go unseen, so a young one is looked at again.
+_MTIME_GRAIN_NS: Final = 20_000_000
+_RESCAN_S: Final = 1.0
+# Liveness is asked of lanes that were quiet for so long.
+QUIET_S: Final = 1.0
+
+
+class Poller:
+    """Keep the members' table.
+
+    Parameters
+    ----------
+    spool : Spool
+    base : mapping
+        Resource attributes of the server.
+    wake : callable
+        Wakes all pumps.
+    """
+
+    def __init__(self, spool: Spool, base: Mapping[str, Any], wake: Callable[[], None]) -> None:
+        self.members: Final[dict[str, Member]] = {}
+        self.interval_s = BUSY_S
+        self._spool = spool
+        self._base = base
+        self._wake = wake
+        self._bad: set[str] = set()
+        self._seen_mtime = -1
+        self._rescan_at = 0.0
+        self._tend_at = 0.0
+        self._totals = Totals(spool.lanes, spool.sinks)
+
+    def poll(self) -> None:
+        """Look once at everything; never blocks."""
+        now = time.monotonic()
+        grew = self._look(now)
+        if grew:
+            self._wake()
+        self.interval_s = BUSY_S if grew else min(IDLE_S, self.interval_s * 1.5)
+        if now >= self._tend_at:
+            self._tend_at = now + QUIET_S / 2
+            self._tend(now)
+
+    def _look(self, now: float) -> bool:
+        self._scan_if_changed(now)
+        grew = False
+        for member in self.members.values():
+            if member.lane.refresh():
+                member.quiet_since = now
+                grew = True
+        return grew
+
+    def _scan_if_changed(self, now: float) -> None:
+        changed = os.fstat(self._spool.lanes).st_mtime_ns
+        if changed != self._seen_mtime or now >= self._rescan_at:
+            young = time.time_ns() - changed < _MTIME_GRAIN_NS
+            self._seen_mtime = -1 if young else changed
+            self._rescan_at = now + _RESCAN_S
+            self.scan()
+
+    def scan(self) -> None:
+        """Read the directory: new lanes, new segments."""
+        lanes = {epoch: member.lane for epoch, member in self.members.items()}
+        scan(self._spool.lanes, lanes, self._found)
+
+    def _found(self, epoch: str) -> Any:
+        if epoch in self._bad:
+            return None
+        member = open_member(self._spool.lanes, epoch, self._spool.sinks, self._base)
+        if member is None:
+            self._bad.add(epoch)
+            return None
+        member.quiet_since = time.monotonic()
+        self.members[epoch] = member
+        return member.lane
+
+    # -- ends ------------------------------------------------------------------------
+
+    def _tend(self, now: float) -> None:
+        for epoch, member in list(self.members.items()):
+            try:
+                if not member.lane.ended and now - member.quiet_since >= QUIET_S:
+                    self._ask_if_alive(member)
+                pull = self._pull_position(epoch)
+                if (
+                    member.lane.ended
+                    and member.is_drained()
+                    and (pull is None or not member.lane.is_behind(pull))
+                    and not is_alive(member.identity)
+                ):
+                    self._reap(epoch, member)
+                else:
+                    self._free_segments(member, pull)
+            except OSError as exc:
+                note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
+
+    def _ask_if_alive(self, member: Member) -> None:
+        if member.lane.is_orphaned():
+            # Only now may its end be read for the last time.
+            self.scan()
+            member.lane.refresh()
+            member.lane.ended = True
+            self._wake()
+
+    def _pull_position(self, epoch: str) -> Position | None:
+        """Return how far `Server.queue.get` has come, if it was ever called."""
+        puller = self._spool.control()[PULLER]
+        if not puller or not start_ticks(puller):
+            return None
+        cursors = read_cursors(self._spool.lanes, epoch, PULL)
+        position = cursors.get(sink_key(PULL), Cursor()).position
+        return self.members[epoch].lane.normalised(position)
+
+    def _free_segments(self, member: Member, pull: Position | None) -> None:
+        """Unlink the segments that every sink's written cursor has passed."""
+        positions = [(c or Cursor()).position for c in member.cursors.cursors.values()]
+        if pull is not None:
+            positions.append(pull)
+        reached = min(position.segment for position in positions)
+        for number in member.lane.segments:
+            if number < reached:
+                os.unlink(f"{member.lane.epoch}.{number}.seg", dir_fd=self._spool.lanes)
+        member.lane.close(below=reached)
+
+    def _reap(self, epoch: str, member: Member) -> None:
+        self._totals.add(epoch, member)
+        del self.members[epoch]
+        member.unlink(self._spool.lanes)
+
+    def last_look(self) -> None:
+        """Read every lane's end for the last time, after telling its writer so."""
+        self.scan()
+        for member in self.members.values():
+            member.lane.retire()
+        self.scan()
+        for member in self.members.values():
+            if not member.lane.ended:
+                member.lane.refresh()
+                member.lane.ended = True
+        self._wake()
+
+    def has_living(self) -> bool:
+        """Tell whether any lane still has an owner."""
+        return any(
+            not member.lane.ended or is_alive(member.identity)
+            for member in self.members.values()
+        )
+
+    def is_drained(self) -> bool:
+        """Tell whether every sink has passed the end of every lane."""
+        return all(member.is_drained() for member in self.members.values())

@@ -1,0 +1,198 @@
+"""A pump: one sink's thread, from lanes to destination.
+
+In: the members' lanes, each from this sink's own cursor. Out: batches to the sink's
+driver, and a committed cursor behind what the driver is done with: read -> batch -> write
+-> commit. A slow or dead destination stops this pump alone. Order is exact within a lane,
+by time across the lanes of one batch.
+
+What must never happen: a cursor moved over a record that was neither delivered nor
+counted, or a batch that is tried for ever because one record breaks the driver.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from femtomp.lanes.cursor import Cursor
+from femtomp.sinks import Delivered, Driver, Outcome, Refused, RetryAfter
+from femtomp.supervisor.batch import merge, progress, sort_out
+from femtomp.supervisor.notes import note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from femtomp.errors import CodecError
+    from femtomp.record import Record
+    from femtomp.supervisor.batch import Batch, Stream
+    from femtomp.supervisor.members import Member
+
+# Enough to amortise a system call or request; also the most that can come twice.
+MAX_BATCH_RECORDS: Final = 2048
+# What a pump looks at without being woken: a frame that was incomplete, a missed wake.
+IDLE_S: Final = 0.25
+
+
+class Pump(threading.Thread):
+    """Drive one sink until told to stop.
+
+    Parameters
+    ----------
+    name : str
+        The sink's name: of its cursors too.
+    severity : int
+        Records of a lower severity number are filtered.
+    build : callable
+        Makes the driver, in this thread; what it raises is `failure`.
+    members : mapping
+        The engine's table; the poller adds to it and takes from it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        severity: int,
+        build: Callable[[], Driver],
+        members: Mapping[str, Member],
+    ) -> None:
+        super().__init__(name=f"femtomp-{name}", daemon=True)
+        self.sink: Final = name
+        self._severity = severity
+        self._build = build
+        self._members = members
+        self._turn = 0
+        self.wake = threading.Event()
+        self.built = threading.Event()
+        self.draining = threading.Event()
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        """Build the driver, then deliver until drained or abandoned."""
+        try:
+            driver = self._build()
+        except Exception as exc:  # noqa: BLE001 - told to the caller of start_server
+            self.failure = exc
+            return
+        finally:
+            self.built.set()
+        while True:
+            last = self.draining.is_set()  # before looking: what comes later is not ours
+            batch = self._collect()
+            if batch is not None:
+                self._deliver(driver, batch)
+            elif last:
+                break
+            else:
+                self.wake.wait(IDLE_S)
+                self.wake.clear()
+        driver.close()
+
+    # -- from the lanes --------------------------------------------------------------
+
+    def _collect(self) -> Batch | None:
+        streams: list[Stream] = []
+        own: list[Record] = []
+        room = MAX_BATCH_RECORDS
+        members = list(self._members.values())
+        self._turn += 1
+        for index in range(len(members)):
+            # Another lane is first each time: none can starve the others.
+            member = members[(index + self._turn) % len(members)]
+            found = self._streams(member)
+            if found and member.cursors.cursors[self.sink] is None:
+                own.append(member.started(_first_time(found)))
+            streams += found
+            room -= sum(len(stream.fates) for stream in found)
+            if room <= 0:
+                break
+        return merge(streams, own) if streams else None
+
+    def _streams(self, member: Member) -> list[Stream]:
+        lane = member.lane
+        cursor = member.cursors.cursors[self.sink] or Cursor()
+        position = lane.normalised(cursor.position)
+        if not lane.is_behind(position):
+            return []
+        base = Cursor(position, cursor.counters)
+        return [
+            sort_out(
+                lane.epoch, base, chunk, self._severity,
+                member.resource, member.of_process, self._damaged,
+            )
+            for chunk in (lane.read(position), lane.read_side(position))
+            if chunk is not None
+        ]  # fmt: skip
+
+    def _damaged(self, exc: CodecError) -> None:
+        note(f"{self.sink}:damaged", f"a record cannot be read, counted: {exc}")
+
+    # -- to the destination ----------------------------------------------------------
+
+    def _deliver(self, driver: Driver, batch: Batch) -> None:
+        done = refused = 0
+        while done < len(batch.records):
+            outcome = self._write(driver, batch.records[done:])
+            counts: Mapping[str, int] = {}
+            match outcome:
+                case Delivered(counts):
+                    done = len(batch.records)
+                case Refused(reason):
+                    counts = {reason: len(batch.records) - done}
+                    done = len(batch.records)
+                case RetryAfter(_, _, accepted, counts):
+                    done += accepted
+            for reason, number in counts.items():
+                refused += number
+                note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
+            if isinstance(outcome, RetryAfter):
+                if outcome.accepted and done < len(batch.records):
+                    self._commit(batch, done, refused)
+                self._wait(outcome)
+        self._commit(batch, done, refused)
+
+    def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
+        """Write, and find the one record that breaks the driver, if one does."""
+        try:
+            return driver.write(records)
+        except Exception as exc:  # noqa: BLE001 - a driver's fault must not end the sink
+            problem = f"{type(exc).__name__}: {exc}"
+            note(f"{self.sink}:error", f"{self.sink} failed on a batch: {problem}")
+            if len(records) == 1:
+                return Refused(problem)
+        half = self._write(driver, records[: len(records) // 2])
+        size = len(records) // 2
+        match half:
+            case Delivered(counts):
+                return RetryAfter(0.0, "", size, counts)
+            case Refused(reason):
+                return RetryAfter(0.0, "", size, {reason: size})
+            case RetryAfter():
+                return half
+
+    def _wait(self, outcome: RetryAfter) -> None:
+        if outcome.delay_s > 0:
+            if outcome.reason:
+                note(
+                    f"{self.sink}:retry",
+                    f"{self.sink} cannot take records now: {outcome.reason}; they are "
+                    f"kept and tried again in {outcome.delay_s:.1f} s",
+                )
+            time.sleep(outcome.delay_s)
+
+    def _commit(self, batch: Batch, done: int, refused: int) -> None:
+        for epoch, cursor in progress(batch, done, refused).items():
+            member = self._members.get(epoch)
+            if member is None:
+                continue
+            try:
+                member.cursors.commit(self.sink, cursor)
+            except OSError as exc:
+                # Go on from memory; should the engine die, these records come twice.
+                member.cursors.cursors[self.sink] = cursor
+                note(f"cursor:{epoch}", f"cursor of {self.sink} not written: {exc}")
+
+
+def _first_time(streams: list[Stream]) -> int:
+    times = [s.records[0].timestamp for s in streams if s.records]
+    return min(times, default=0) or time.time_ns()

@@ -1,0 +1,210 @@
+"""Statistics, from the files alone: they hold after any process died.
+
+In: a spool. Out: frozen snapshots. The conservation law they obey: per lane `committed +
+dropped <= started`; per sink, exactly, `committed = delivered + filtered + refused +
+evicted + corrupt + quarantined + pending`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from femtomp.codec import identity as identity_codec
+from femtomp.errors import CodecError
+from femtomp.lanes import segment as seg
+from femtomp.lanes.cursor import Counters, Cursor, read_cursors, sink_key
+from femtomp.lanes.liveness import is_alive
+from femtomp.lanes.reader import End, Lane, scan
+from femtomp.lanes.spool import ENGINE_STARTS
+from femtomp.supervisor.totals import read_totals
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from femtomp.lanes.spool import Spool
+
+_POLL_FIRST_S: Final = 0.001
+_POLL_MAX_S: Final = 0.02
+
+
+@dataclass(frozen=True)
+class SinkStats:
+    """What became of records, for one sink."""
+
+    delivered: int = 0
+    filtered: int = 0
+    refused: int = 0
+    evicted: int = 0
+    corrupt: int = 0
+    quarantined: int = 0
+    pending: int = 0
+
+    @property
+    def committed(self) -> int:
+        """How many records the sink has or had before it: the sum of all."""
+        return (
+            self.delivered + self.filtered + self.refused + self.evicted
+            + self.corrupt + self.quarantined + self.pending
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LaneStats:
+    """One process's lane, as long as its files are there."""
+
+    epoch: str
+    pid: int
+    name: str
+    alive: bool
+    started: int
+    committed: int
+    dropped: dict[str, int]
+    sinks: dict[str, SinkStats]
+
+
+@dataclass(frozen=True)
+class ServerStats:
+    """A whole server: sums over all lanes, those of ended workers included.
+
+    Attributes
+    ----------
+    started : int
+        Log calls that began.
+    dropped : dict of str to int
+        Records that could not be kept, by reason.
+    sinks : dict of str to SinkStats
+    lanes : list of LaneStats
+        Of the workers that live or still have records pending.
+    engine_starts : int
+        1 if the engine never died.
+    """
+
+    started: int
+    dropped: dict[str, int]
+    sinks: dict[str, SinkStats]
+    lanes: list[LaneStats]
+    engine_starts: int
+
+
+@dataclass(frozen=True)
+class DrainReport:
+    """How a server ended.
+
+    Attributes
+    ----------
+    drained : bool
+        Everything was delivered or counted, in every sink.
+    pending : dict of str to int
+        Records that were left, by sink.
+    dropped : dict of str to int
+        Records that could not be kept while the server ran, by reason.
+    spool : Path or None
+        Where what is left lies; None if nothing is.
+    duration_s : float
+    """
+
+    drained: bool = True
+    pending: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    spool: Path | None = None
+    duration_s: float = 0.0
+
+
+def read_stats(spool: Spool) -> ServerStats:
+    """Read a server's statistics. Damaged lanes are left out, as the engine does."""
+    sums, started, dropped = read_totals(spool.lanes, spool.sinks)
+    totals = {name: SinkStats(*counters) for name, counters in sums.items()}
+    lanes = [s for lane in open_lanes(spool).values() if (s := _lane_stats(spool, lane))]
+    for lane in lanes:
+        started += lane.started
+        dropped = {k: v + lane.dropped.get(k, 0) for k, v in dropped.items()}
+        totals = {name: _sum(stats, lane.sinks[name]) for name, stats in totals.items()}
+    return ServerStats(started, dropped, totals, lanes, spool.control()[ENGINE_STARTS])
+
+
+def open_lanes(spool: Spool) -> dict[str, Lane]:
+    """Return readers for all lanes of a spool, looked at once."""
+    lanes: dict[str, Lane] = {}
+    scan(spool.lanes, lanes, lambda epoch: Lane(spool.lanes, epoch))
+    for lane in lanes.values():
+        lane.refresh()
+    return lanes
+
+
+def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
+    try:
+        content, words = lane.read_own()
+        identity = identity_codec.from_bytes(content)
+        cursors = read_cursors(spool.lanes, lane.epoch)
+    except (OSError, CodecError):
+        return None
+    sinks = {}
+    for name in spool.sinks:
+        position, counters = cursors.get(sink_key(name), Cursor())
+        sinks[name] = SinkStats(*counters, pending=lane.count(position))
+    drops = words[seg.DROPPED : seg.DROPPED + len(seg.DROP_REASONS)]
+    return LaneStats(
+        epoch=lane.epoch,
+        pid=identity.pid,
+        name=identity.name,
+        alive=is_alive(identity),
+        started=seg.started(words),
+        committed=max((s.committed for s in sinks.values()), default=0),
+        dropped=dict(zip(seg.DROP_REASONS, drops, strict=True)),
+        sinks=sinks,
+    )
+
+
+def _sum(one: SinkStats, other: SinkStats) -> SinkStats:
+    counters = Counters(*_counts(one)).plus(Counters(*_counts(other)))
+    return SinkStats(*counters, pending=one.pending + other.pending)
+
+
+def _counts(stats: SinkStats) -> tuple[int, ...]:
+    return (
+        stats.delivered, stats.filtered, stats.refused, stats.evicted,
+        stats.corrupt, stats.quarantined,
+    )  # fmt: skip
+
+
+def wait_delivered(spool: Spool, timeout: float | None) -> bool:
+    """Wait until every sink has passed what the lanes hold now.
+
+    Parameters
+    ----------
+    spool : Spool
+    timeout : float or None
+        Seconds; None for no limit.
+
+    Returns
+    -------
+    bool
+        False if the time was over before.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    goals = {epoch: lane.end for epoch, lane in open_lanes(spool).items()}
+    wait_s = _POLL_FIRST_S
+    while True:
+        goals = {e: end for e, end in goals.items() if not _reached(spool, e, end)}
+        if not goals:
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(wait_s)
+        wait_s = min(_POLL_MAX_S, wait_s * 2)
+
+
+def _reached(spool: Spool, epoch: str, end: End) -> bool:
+    if end.size <= seg.FRAMES_AT and end.side <= seg.FRAMES_AT and end.segment == 0:
+        return True  # nothing was ever written to it
+    cursors = read_cursors(spool.lanes, epoch)
+    if not cursors:
+        # Reaped, which happens behind the last sink; or not yet opened by the engine.
+        return epoch not in open_lanes(spool)
+    for name in spool.sinks:
+        position = cursors.get(sink_key(name), Cursor()).position
+        if (position.segment, position.offset) < end[:2] or position.side < end.side:
+            return False
+    return True

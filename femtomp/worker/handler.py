@@ -1,0 +1,233 @@
+"""The handler that workers put on their loggers, and how a worker finds its server.
+
+In: LogRecords from any thread. Out: payloads into this process's one lane of the spool.
+Handlers share the lane; a handler is cheap, may be made, closed and forked at any time,
+and works again at the next record. A log call never raises and never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Final, Literal, TypeAlias
+
+from femtomp.errors import ConfigError, NoServerError
+from femtomp.worker.capture import from_log_record
+from femtomp.worker.channel import Channel, channel, say
+
+Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
+MISSING: Final = ("raise", "stderr", "ignore")
+SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
+
+_memo: Final[dict[tuple[str | None, int], WorkerHandler]] = {}
+
+
+class WorkerHandler(logging.Handler):
+    """A `logging.Handler` that hands records to the femtomp server of this process.
+
+    Use `worker_handler()`; the class is public for `logging.config.dictConfig`
+    (``"class": "femtomp.WorkerHandler"``). Safe under threads, forks and signals.
+
+    Parameters
+    ----------
+    level : int or str
+        As of any handler.
+    spool : path-like, optional
+        The server's spool; `FEMTOMP_SPOOL` if not given.
+    missing : {"raise", "stderr", "ignore"}
+        What to do where there is no address: raise `NoServerError` now, write records to
+        stderr, or drop them.
+
+    Raises
+    ------
+    NoServerError
+        If no address is to be found and `missing` is "raise".
+    """
+
+    def __init__(
+        self,
+        level: int | str = 0,
+        *,
+        spool: str | os.PathLike[str] | None = None,
+        missing: Missing = "raise",
+    ) -> None:
+        super().__init__(level)
+        if missing not in MISSING:
+            msg = f"missing must be one of {', '.join(MISSING)}, not {missing!r}"
+            raise ConfigError(msg)
+        path = find_spool(spool)
+        if path is None and missing == "raise":
+            msg = (
+                "no femtomp server to log to: call femtomp.start_server() in the master "
+                f"first (it sets {SPOOL_VARIABLE}), or pass spool=, or missing='stderr'"
+            )
+            raise NoServerError(msg)
+        self._missing = missing
+        self._channel: Channel | None = None if path is None else channel(path)
+        self.spool: Final = path
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Filter and keep a record.
+
+        Without the handler's lock, which would guard nothing: the lane has its own.
+        """
+        if self.filters:
+            passed = self.filter(record)
+            if not passed:
+                return passed
+            if isinstance(passed, logging.LogRecord):  # Python 3.12: a replacement
+                record = passed
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Capture the record and append it to the lane."""
+        way = self._channel
+        try:
+            if way is not None and way.send(from_log_record(record, way.pid)):
+                return
+            if self._missing != "ignore" or way is not None:
+                self._fall_back(record)
+        except RecursionError:
+            raise  # as logging's own handlers do: the caller's stack is at its end
+        except Exception as exc:  # noqa: BLE001 - a log call never raises
+            self._give_up(record, exc)
+
+    def _fall_back(self, record: logging.LogRecord) -> None:
+        """Write the record to descriptor 2 as a plain line."""
+        text = (self.formatter or _FALLBACK).format(record)
+        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+    def _give_up(self, record: logging.LogRecord, exc: Exception) -> None:
+        if self._channel is not None:
+            self._channel.dropped += 1
+        if logging.raiseExceptions:
+            say(f"a record of {record.name} was dropped: {type(exc).__name__}: {exc}")
+
+    def createLock(self) -> None:
+        """Make no lock: none is used, and fork hooks and billiard remake them all."""
+        self.lock = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to spawned children by address."""
+        return (_remake, (self.level, self.spool, self._missing))
+
+
+_FALLBACK: Final = logging.Formatter(
+    "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+)
+
+
+def _remake(level: int, spool: str | None, missing: Missing) -> WorkerHandler:
+    return WorkerHandler(level, spool=spool, missing=missing)
+
+
+def find_spool(spool: str | os.PathLike[str] | None = None) -> str | None:
+    """Return the address of the server: what is given, else `FEMTOMP_SPOOL`."""
+    if spool is None:
+        return os.environ.get(SPOOL_VARIABLE) or None
+    return os.path.abspath(os.fspath(spool))
+
+
+def worker_handler(
+    level: int | str = 0,
+    *,
+    spool: str | os.PathLike[str] | None = None,
+    missing: Missing = "raise",
+) -> WorkerHandler:
+    """Return the handler to put on this process's loggers.
+
+    Idempotent: the same handler for the same spool and level, also in forked children.
+
+    Parameters
+    ----------
+    level : int or str
+        Records below it are left out by the handler.
+    spool : path-like, optional
+        The server's spool; `FEMTOMP_SPOOL`, which `start_server` sets, if not given.
+    missing : {"raise", "stderr", "ignore"}
+        What to do where there is no address.
+
+    Returns
+    -------
+    WorkerHandler
+
+    Raises
+    ------
+    NoServerError
+        If no address is to be found and `missing` is "raise".
+    ConfigError
+        If `missing` is none of the three.
+
+    Examples
+    --------
+    >>> import logging, femtomp
+    >>> handler = femtomp.worker_handler(missing="ignore")
+    >>> logging.getLogger("shop").addHandler(handler)
+    >>> logging.getLogger("shop").removeHandler(handler)
+    """
+    if os.environ.get("FEMTOMP_DISABLED") == "1":
+        missing, spool = "ignore", None
+    number = logging._checkLevel(level)  # type: ignore[attr-defined]  # noqa: SLF001
+    path = find_spool(spool)
+    key = (path, number)
+    if path is None or key not in _memo:
+        handler = WorkerHandler(level, spool=spool, missing=missing)
+        if path is None:
+            return handler
+        _memo[key] = handler
+    return _memo[key]
+
+
+def worker_init(
+    level: int | str | None = None,
+    *,
+    spool: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> None:
+    """Set up logging in a worker: femtomp's handler on the root logger, and its level.
+
+    For ``initializer=`` of pools and executors. Never raises: a pool would start new
+    workers for ever. Idempotent.
+
+    Parameters
+    ----------
+    level : int or str, optional
+        Of the root logger; the server's if not given.
+    spool : path-like, optional
+        The server's spool; `FEMTOMP_SPOOL` if not given.
+    force : bool
+        Remove the root logger's other handlers first, as `logging.basicConfig` does.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ProcessPoolExecutor
+    >>> import femtomp
+    >>> pool = ProcessPoolExecutor(4, initializer=femtomp.worker_init)
+    """
+    try:
+        root = logging.getLogger()
+        handler = worker_handler(spool=spool, missing="stderr")
+        if force:
+            for other in root.handlers[:]:
+                root.removeHandler(other)
+        if handler not in root.handlers:
+            root.addHandler(handler)
+        root.setLevel(server_level(handler.spool) if level is None else level)
+    except Exception as exc:  # noqa: BLE001 - see above
+        say(f"worker_init failed: {type(exc).__name__}: {exc}")
+
+
+def server_level(spool: str | None) -> int:
+    """Return the level that the server wants in its workers; INFO if it cannot say."""
+    from femtomp.lanes.spool import Spool  # noqa: PLC0415 - not needed to log
+
+    if spool is None:
+        return logging.INFO
+    opened = Spool(spool)
+    try:
+        return int(opened.manifest.get("level", logging.INFO))
+    finally:
+        opened.close()
+
+

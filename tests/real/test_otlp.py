@@ -1,0 +1,72 @@
+"""The OTLP driver against receivers that others wrote, over HTTP and gRPC."""
+
+from __future__ import annotations
+
+import pytest
+
+from femtomp.config import OTLPSink
+from femtomp.sinks import Delivered
+from femtomp.sinks.otlp import open_driver
+from tests.components import require
+from tests.records import batch, make
+
+PROTOCOLS = ("http/protobuf", "grpc")
+
+
+@pytest.fixture(name="deliver")
+def _deliver():
+    drivers = []
+
+    def deliver(server, protocol, records):
+        endpoint = server.grpc_endpoint if protocol == "grpc" else server.http_endpoint
+        options = OTLPSink(endpoint, protocol=protocol)
+        drivers.append(open_driver(options, environ={}))
+        return drivers[-1].write(records)
+
+    yield deliver
+    for driver in drivers:
+        driver.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_official_receiver_decodes_every_record(deliver, protocol) -> None:
+    """The generated classes read back resource, scope, body, attributes and uid."""
+    require("otlp")
+    from tests.real.otlp import Receiver, any_value, attributes
+
+    records = batch(20)
+    with Receiver() as receiver:
+        assert deliver(receiver, protocol, records) == Delivered()
+        received = receiver.records()
+    assert [any_value(one.body) for _, _, one in received] == [r.body for r in records]
+    resource, scope, first = received[0]
+    assert resource == dict(records[0].resource)
+    assert scope == "shop.cart"
+    expected = {**records[0].attributes, "log.record.uid": "e-0"}
+    assert attributes(first.attributes) == expected
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_rotel_decodes_every_record(deliver, protocol) -> None:
+    """An independent collector takes the request and shows what was sent."""
+    require("otlp")
+    require("rotel")
+    from tests.real.otlp import Rotel
+
+    record = make(
+        body="multi\nline ☃",
+        severity_number=17,
+        severity_text="ERROR",
+        attributes={"user_id": 42, "ratio": 0.5, "flags": [True, None], "raw": b"\x00"},
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        span_id="b7ad6b7169203331",
+        trace_flags=1,
+    )
+    with Rotel() as rotel:
+        assert deliver(rotel, protocol, [record]) == Delivered()
+        rotel.wait(lambda: "0af7651916cd43dd8448eb211c80319c" in rotel.log().lower())
+        log = rotel.log()
+    for expected in ("service.name", "shop.cart", "user_id", "log.record.uid", "0.5"):
+        assert expected in log
+    assert record.uid in log
+    assert "b7ad6b7169203331" in log.lower()

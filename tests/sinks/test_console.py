@@ -1,0 +1,166 @@
+"""The console driver: a stream that others use too, and that nobody may read."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import tty
+
+import pytest
+
+from femtomp.codec.text import json_line, text_line
+from femtomp.config import ConsoleSink
+from femtomp.errors import ConfigError
+from femtomp.sinks import Delivered, RetryAfter, console
+from femtomp.sinks.console import open_driver, wants_colour
+from tests.records import batch, make
+
+JSON = ConsoleSink(format="json")
+
+
+@pytest.fixture(name="pipe")
+def _pipe():
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+@pytest.fixture(autouse=True)
+def _short_timeout(monkeypatch):
+    monkeypatch.setattr(console, "WRITE_TIMEOUT_S", 0.01)
+
+
+def drain(fd: int) -> bytes:
+    """Read all that a pipe holds now."""
+    os.set_blocking(fd, False)
+    found = b""
+    try:
+        while part := os.read(fd, 65536):
+            found += part
+    except BlockingIOError:
+        return found
+    return found
+
+
+def test_records_are_lines(pipe) -> None:
+    """On a pipe, automatic format is plain text."""
+    driver = open_driver(ConsoleSink(), fd=pipe[1], environ={})
+    assert driver.write(batch(2)) == Delivered()
+    expected = b"".join(text_line(r, colour=False) for r in batch(2))
+    assert drain(pipe[0]) == expected
+    driver.close()
+
+
+def test_json_format(pipe) -> None:
+    """With format json, each record is one object a line."""
+    open_driver(JSON, fd=pipe[1], environ={}).write(batch(2))
+    lines = drain(pipe[0]).splitlines()
+    assert [json.loads(line)["body"] for line in lines] == ["record 0", "record 1"]
+
+
+@pytest.fixture(name="terminal")
+def _terminal():
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    yield master, slave
+    os.close(master)
+    os.close(slave)
+
+
+@pytest.mark.parametrize(
+    ("environ", "on_terminal", "on_pipe"),
+    [
+        ({}, True, False),
+        ({"NO_COLOR": "1"}, False, False),
+        ({"NO_COLOR": ""}, True, False),
+        ({"FORCE_COLOR": "1"}, True, True),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_colour_is_for_terminals(pipe, terminal, environ, on_terminal, on_pipe) -> None:
+    """Terminals get colour and pipes none, unless the environment says otherwise."""
+    assert wants_colour(terminal[1], environ) is on_terminal
+    assert wants_colour(pipe[1], environ) is on_pipe
+
+
+def test_terminal_gets_colour(terminal) -> None:
+    """The automatic format colours what it sends to a terminal; text never does."""
+    for options, coloured in (
+        (ConsoleSink(), True),
+        (ConsoleSink(format="text"), False),
+    ):
+        driver = open_driver(options, fd=terminal[1], environ={})
+        assert driver.write(batch(1)) == Delivered()
+        assert (b"\x1b[" in os.read(terminal[0], 65536)) is coloured
+
+
+def test_full_pipe_is_retried_and_no_line_is_cut(pipe) -> None:
+    """What a slow reader has no room for comes again, without loss or repetition."""
+    records = [make(body=f"{n}:" + "x" * (n * 997 % 9000)) for n in range(100)]
+    driver = open_driver(JSON, fd=pipe[1], environ={})
+    rest, found, full = records, b"", 0
+    while rest:
+        outcome = driver.write(rest)
+        if outcome == Delivered():
+            break
+        assert isinstance(outcome, RetryAfter)
+        rest = rest[outcome.accepted :]
+        full += 1
+        found += drain(pipe[0])
+    found += drain(pipe[0])
+    assert full > 3
+    assert found == b"".join(map(json_line, records))
+
+
+def test_cut_line_whose_record_is_gone_is_ended(pipe) -> None:
+    """If a cut record was evicted meanwhile, its line ends before the next begins."""
+    driver = open_driver(JSON, fd=pipe[1], environ={})
+    long = make(body="x" * 200_000)
+    assert driver.write([long]).accepted == 0
+    found = drain(pipe[0])
+    assert driver.write(batch(1)) == Delivered()
+    found += drain(pipe[0])
+    cut, other, end = found.split(b"\n")
+    assert json_line(long).startswith(cut)
+    assert (other + b"\n", end) == (json_line(batch(1)[0]), b"")
+
+
+def test_stream_keeps_its_flags(pipe) -> None:
+    """The stream is the master's too: it stays blocking, and open."""
+    before = fcntl.fcntl(pipe[1], fcntl.F_GETFL)
+    driver = open_driver(JSON, fd=pipe[1], environ={})
+    driver.write(batch(1))
+    driver.close()
+    assert fcntl.fcntl(pipe[1], fcntl.F_GETFL) == before
+    assert not before & os.O_NONBLOCK
+
+
+def test_broken_pipe_is_an_outcome(pipe) -> None:
+    """A reader that has gone is a reason to retry, not an exception."""
+    driver = open_driver(JSON, fd=pipe[1], environ={})
+    os.close(pipe[0])
+    outcome = driver.write(batch(2))
+    assert isinstance(outcome, RetryAfter)
+    assert (outcome.accepted, outcome.reason) == (0, "console: Broken pipe")
+
+
+def test_non_blocking_stream_is_an_outcome(pipe, monkeypatch) -> None:
+    """A full stream that somebody made non-blocking is retried too."""
+    os.set_blocking(pipe[1], False)
+    driver = open_driver(JSON, fd=pipe[1], environ={})
+    outcome = driver.write([make(body="x" * 100_000)])
+    assert (type(outcome), outcome.accepted) == (RetryAfter, 0)
+
+
+def test_closed_stream_is_a_config_error(pipe) -> None:
+    """A master without that stream learns it when the sink is built."""
+    os.close(pipe[1])
+    with pytest.raises(ConfigError, match="the master's stderr is closed"):
+        open_driver(ConsoleSink(), fd=pipe[1], environ={})

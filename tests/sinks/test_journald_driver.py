@@ -1,0 +1,193 @@
+"""The journald driver against a socket that answers as scripted."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import socket
+
+import pytest
+
+from femtomp.codec.journald import datagram
+from femtomp.config import JournaldSink
+from femtomp.errors import ConfigError
+from femtomp.sinks import Delivered, RetryAfter, journald
+from femtomp.sinks.journald import open_driver
+from tests.records import batch, make
+
+
+class Listener:
+    """A datagram socket in journald's place."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+        self.bind()
+
+    def bind(self) -> None:
+        """Listen on the path, as a restarted journald does."""
+        self.path.unlink(missing_ok=True)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(self.path))
+        self.socket.setblocking(False)
+
+    def receive(self) -> list[bytes]:
+        """Read all entries that are queued, by datagram and by memfd."""
+        found = []
+        while True:
+            try:
+                data, ancillary, _, _ = self.socket.recvmsg(8 << 20, 64)
+            except BlockingIOError:
+                return found
+            for _, _, raw in ancillary:
+                assert not data, "journald wants the datagram beside an fd empty"
+                (fd,) = array.array("i", raw)
+                self.seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+                data = os.pread(fd, os.fstat(fd).st_size, 0)
+                os.close(fd)
+            found.append(data)
+
+
+@pytest.fixture(name="listener")
+def _listener(tmp_path_factory):
+    listener = Listener(tmp_path_factory.mktemp("j") / "socket")
+    yield listener
+    listener.socket.close()
+
+
+@pytest.fixture(name="driver")
+def _driver(listener, monkeypatch):
+    monkeypatch.setattr(journald, "POLL_TIMEOUT_S", 0.01)
+    driver = open_driver(JournaldSink(str(listener.path)))
+    yield driver
+    driver.close()
+
+
+def test_each_record_is_a_datagram(listener, driver) -> None:
+    """Entries arrive in order, under the service's name."""
+    assert driver.write(batch(3)) == Delivered()
+    assert listener.receive() == [datagram(record, "shop") for record in batch(3)]
+
+
+def test_service_without_a_name_is_python(listener, driver) -> None:
+    """Where the resource has no service.name, the identifier says what runs."""
+    record = make(resource=type(make().resource)({}))
+    driver.write([record])
+    assert listener.receive() == [datagram(record, "python")]
+
+
+def test_full_queue_is_retried_from_the_first_that_did_not_fit(
+    listener, driver
+) -> None:
+    """A slow journald costs time: each record arrives once."""
+    records = rest = batch(1000)
+    received = []
+    retries = 0
+    while rest:
+        outcome = driver.write(rest)
+        received += listener.receive()
+        if outcome == Delivered():
+            break
+        assert outcome.delay_s < 1
+        rest = rest[outcome.accepted :]
+        retries += 1
+    assert retries > 0
+    assert received == [datagram(record, "shop") for record in records]
+
+
+def test_rebound_socket_is_found_again(listener, driver) -> None:
+    """After a restart of journald the next batch goes to the new socket."""
+    listener.socket.close()
+    gone = driver.write(batch(2))
+    assert (type(gone), gone[2]) == (RetryAfter, 0)
+    listener.bind()
+    assert driver.write(batch(2)) == Delivered()
+    assert len(listener.receive()) == 2
+
+
+def test_rebound_socket_loses_nothing_in_between(listener, driver) -> None:
+    """A restart that the driver never saw is repaired within the batch."""
+    driver.write(batch(1))
+    listener.socket.close()
+    listener.bind()
+    assert driver.write(batch(2)) == Delivered()
+    assert len(listener.receive()) == 2
+
+
+def test_missing_socket_later_is_retried(listener, driver) -> None:
+    """A socket that vanishes is a reason to retry, with its path."""
+    listener.socket.close()
+    listener.path.unlink()
+    outcome = driver.write(batch(1))
+    assert isinstance(outcome, RetryAfter)
+    assert str(listener.path) in outcome.reason
+
+
+def test_large_record_travels_as_a_sealed_memfd(listener, driver) -> None:
+    """What no datagram holds is passed as a file that nobody can change."""
+    record = make(body="x" * 6_000_000)
+    assert driver.write([record, *batch(1)]) == Delivered()
+    assert listener.receive() == [
+        datagram(record, "shop"),
+        datagram(batch(1)[0], "shop"),
+    ]
+    wanted = (
+        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    )
+    assert listener.seals & wanted == wanted
+
+
+def test_large_record_meets_a_full_queue(listener, driver) -> None:
+    """A memfd has to wait in the same queue, and is not lost there."""
+    small = batch(1000)
+    outcome = driver.write(small)
+    assert isinstance(outcome, RetryAfter)
+    large = make(body="x" * 6_000_000)
+    assert driver.write([large]).accepted == 0
+    listener.receive()
+    assert driver.write([large]) == Delivered()
+    assert listener.receive() == [datagram(large, "shop")]
+
+
+def test_descriptors_do_not_pile_up(listener, driver) -> None:
+    """Each memfd is closed once it is sent."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        driver.write([make(body="x" * 6_000_000)])
+        listener.receive()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_other_errors_are_retried(listener, driver, monkeypatch) -> None:
+    """An error that nobody foresaw is an outcome too, with its text."""
+
+    def fail(data):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(driver, "_send", fail)
+    outcome = driver.write(batch(1))
+    assert isinstance(outcome, RetryAfter)
+    assert outcome.reason.endswith("Cannot allocate memory")
+
+
+def test_absent_socket_is_a_config_error(tmp_path) -> None:
+    """A machine without journald is told so when the sink is built."""
+    with pytest.raises(ConfigError, match=r"cannot reach .*/none: ENOENT"):
+        open_driver(JournaldSink(str(tmp_path / "none")))
+
+
+def test_path_beyond_a_sockets_is_a_config_error() -> None:
+    """A path that no socket can have is named, too."""
+    with pytest.raises(ConfigError, match="path too long"):
+        open_driver(JournaldSink("/" + "x" * 200))
+
+
+def test_socket_without_listener_is_accepted(listener) -> None:
+    """journald may be restarting while the server starts."""
+    listener.socket.close()
+    driver = open_driver(JournaldSink(str(listener.path)))
+    assert isinstance(driver.write(batch(1)), RetryAfter)
+    listener.bind()
+    assert driver.write(batch(1)) == Delivered()
+    driver.close()

@@ -1,0 +1,103 @@
+"""What swallows any exception is listed here, each with its reason.
+
+A handler that ends in `raise` cleans up or translates, and is no catch-all.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "femtomp"
+BROAD = frozenset({"BaseException", "Exception"})
+
+# (module, function) -> why nothing narrower will do
+ALLOWED: dict[tuple[str, str], str] = {}
+
+
+def catch_alls(source: str) -> list[tuple[str, int]]:
+    """Give the enclosing function and the line of every catch-all."""
+    found: list[tuple[str, int]] = []
+
+    def walk(node: ast.AST, scope: tuple[str, ...]) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            scope = (*scope, node.name)
+        if (isinstance(node, ast.ExceptHandler) and _swallows_all(node)) or (
+            isinstance(node, ast.Call) and _suppresses_all(node)
+        ):
+            found.append((".".join(scope), node.lineno))
+        for child in ast.iter_child_nodes(node):
+            walk(child, scope)
+
+    walk(ast.parse(source), ())
+    return found
+
+
+def _swallows_all(handler: ast.ExceptHandler) -> bool:
+    if isinstance(handler.body[-1], ast.Raise):
+        return False
+    return handler.type is None or _is_broad(handler.type)
+
+
+def _suppresses_all(call: ast.Call) -> bool:
+    name = ast.unparse(call.func).rpartition(".")[2]
+    return name == "suppress" and any(_is_broad(arg) for arg in call.args)
+
+
+def _is_broad(node: ast.expr) -> bool:
+    names = node.elts if isinstance(node, ast.Tuple) else [node]
+    return any(ast.unparse(name).rpartition(".")[2] in BROAD for name in names)
+
+
+def in_package() -> dict[tuple[str, str], int]:
+    """Give every catch-all of the package with its line."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        for function, line in catch_alls(path.read_text()):
+            found[module, function] = line
+    return found
+
+
+def test_every_catch_all_is_listed() -> None:
+    """No function swallows any exception whatever unless the table says why."""
+    unlisted = {k: line for k, line in in_package().items() if k not in ALLOWED}
+    assert not unlisted, "\n".join(
+        f"{module}:{line} in {function or 'the module'}: catch what can happen, or "
+        "list it in ALLOWED with its reason"
+        for (module, function), line in unlisted.items()
+    )
+
+
+def test_every_listed_catch_all_exists() -> None:
+    """The table has no entry for code that is gone, and none without a reason."""
+    gone = ALLOWED.keys() - in_package().keys()
+    assert not gone
+    assert all(reason.strip() for reason in ALLOWED.values())
+
+
+@pytest.mark.parametrize(
+    ("source", "functions"),
+    [
+        ("def f():\n try: g()\n except Exception: pass", ["f"]),
+        ("def f():\n try: g()\n except BaseException as e: h(e)", ["f"]),
+        ("def f():\n try: g()\n except: pass", ["f"]),
+        ("def f():\n try: g()\n except (OSError, Exception): pass", ["f"]),
+        ("def f():\n try: g()\n except builtins.Exception: pass", ["f"]),
+        ("def f():\n with contextlib.suppress(Exception): g()", ["f"]),
+        ("class C:\n async def f(self):\n  try: g()\n  except: pass", ["C.f"]),
+        ("def f():\n try: g()\n except* Exception: pass", ["f"]),
+        ("try: g()\nexcept Exception: pass", [""]),
+        ("def f():\n try: g()\n except OSError: pass", []),
+        ("def f():\n try: g()\n except (OSError, ValueError): pass", []),
+        ("def f():\n try: g()\n except Exception:\n  h()\n  raise", []),
+        ("def f():\n try: g()\n except Exception as e: raise X from e", []),
+        ("def f():\n with suppress(OSError): g()", []),
+    ],
+)
+def test_walker_tells_catch_alls_from_others(source: str, functions: list[str]) -> None:
+    """A catch-all is found however it is written, and nothing else is."""
+    assert [function for function, _ in catch_alls(source)] == functions
