@@ -24,7 +24,7 @@ from femtomp.record import MAX_PAYLOAD_BYTES
 
 HEADER: Final = struct.Struct("<IIQ")
 HEADER_BYTES: Final = HEADER.size
-_COVERED: Final = struct.Struct("<QI")
+COVERED: Final = struct.Struct("<QI")
 ALIGNMENT: Final = 8
 # A payload's limit and room for what an encoder adds around it.
 MAX_FRAME_PAYLOAD_BYTES: Final = MAX_PAYLOAD_BYTES + 4096
@@ -32,7 +32,7 @@ _PADDING: Final = tuple(bytes(-n % ALIGNMENT) for n in range(ALIGNMENT))
 
 _pack = HEADER.pack
 _unpack_from = HEADER.unpack_from
-_cover = _COVERED.pack
+_cover = COVERED.pack
 
 
 class Tail(Enum):

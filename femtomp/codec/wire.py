@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 PROTOCOL: Final = 5
 _FIELDS: Final = 14
-# Free encoders kept: as many as threads may be inside `encode` at once, in practice.
-_MAX_FREE: Final = 8
 
 # Hostile bytes make pickle raise nearly anything; each of these was seen.
 _LOAD_ERRORS: Final = (
@@ -58,7 +56,9 @@ _LOAD_ERRORS: Final = (
 )
 
 _Encoder = tuple["Callable[[object], None]", list[bytes]]
-_free: list[_Encoder] = []
+# As many as were ever inside `encode` at once. An encoder whose call raised is not put
+# back.
+free: list[_Encoder] = []
 
 
 class _Plain(pickle.Pickler):
@@ -72,7 +72,8 @@ class _Plain(pickle.Pickler):
         raise CodecError(msg)
 
 
-def _encoder() -> _Encoder:
+def new_encoder() -> _Encoder:
+    """Make a Pickler in fast mode, and the list that receives its output."""
     # The Pickler hands its output to `write` in one piece, or a few for very long
     # strings; a list's `append` is the cheapest `write` there is (130 ns less than
     # BytesIO with getvalue, seek and truncate).
@@ -103,16 +104,20 @@ def encode(fields: tuple[Any, ...]) -> bytes:
     (1, 'a', 'a')
     """
     try:
-        encoder = _free.pop()
+        encoder = free.pop()
     except IndexError:
-        encoder = _encoder()
+        encoder = new_encoder()
     dump, pieces = encoder
     dump(fields)
-    payload = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
-    if pieces:
-        pieces.clear()
-    if len(_free) < _MAX_FREE:
-        _free.append(encoder)
+    payload = pieces.pop() if len(pieces) == 1 else joined(pieces)
+    free.append(encoder)
+    return payload
+
+
+def joined(pieces: list[bytes]) -> bytes:
+    """Empty an encoder that gave its output in more than one piece."""
+    payload = b"".join(pieces)
+    pieces.clear()
     return payload
 
 

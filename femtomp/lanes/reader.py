@@ -37,7 +37,8 @@ CHUNK_BYTES: Final = 256 * 1024
 # How long a bad frame in a live lane is read again before it is stepped over.
 BAD_FRAME_GRACE_S: Final = 0.1
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
-_MAX_SEGMENT_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
+# Enough for the largest frame there is, wherever in a chunk it begins.
+_MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
 
 
 class End(NamedTuple):
@@ -97,7 +98,7 @@ class Lane:
         self._bytes = bytes.fromhex(epoch)
         self._directory = directory
         self._seed = frame.seed(self._bytes)
-        self._files: dict[int, int] = {}
+        self._files: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self._own: int | None = None
         # Numbers of the segments whose names were seen, ascending; by the poller.
@@ -153,27 +154,43 @@ class Lane:
         return grew
 
     def _size(self, number: int) -> int:
+        """Return where a segment or the side file ends now; 0 if it cannot be read."""
         try:
-            return os.fstat(self.file(number)).st_size
+            descriptor, writer = self._file(number)
+            size = os.fstat(descriptor).st_size
+            if writer != seg.WRITER_MMAP:
+                return size
+            # Torn by nothing: the writer stores it by one aligned store.
+            commit = os.pread(descriptor, 8, seg.COMMIT_AT)
+            return min(size, int.from_bytes(commit, "little"))
         except (OSError, CodecError):
             return 0
 
-    def file(self, number: int) -> int:
-        """Return a descriptor of a segment or the side file.
+    def _file(self, number: int) -> tuple[int, int]:
+        """Return a descriptor of a segment or the side file, and who writes it.
 
         Raises
         ------
         OSError, CodecError
             If it is not there, or not a lane's regular file.
         """
-        descriptor = self._files.get(number)
-        if descriptor is None:
+        file = self._files.get(number)
+        if file is None:
             with self._lock:
-                descriptor = self._files.get(number)
-                if descriptor is None:
-                    descriptor = self._open(segment_name(self.epoch, number))
-                    self._files[number] = descriptor
-        return descriptor
+                file = self._files.get(number)
+                if file is None:
+                    file = self._open_segment(number)
+                    self._files[number] = file
+        return file
+
+    def _open_segment(self, number: int) -> tuple[int, int]:
+        descriptor = self._open(segment_name(self.epoch, number))
+        try:
+            header = os.pread(descriptor, seg.COMMIT_AT, 0)
+            return descriptor, seg.check_segment_header(header, self._bytes, number)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def _open(self, name: str, flags: int = 0) -> int:
         descriptor = seg.high(os.open(name, _READ | flags, dir_fd=self._directory))
@@ -189,7 +206,7 @@ class Lane:
         with self._lock:
             for number in list(self._files):
                 if below is None or (number < below and number != SIDE):
-                    os.close(self._files.pop(number))
+                    os.close(self._files.pop(number)[0])
             if below is None and self._own is not None:
                 os.close(self._own)
                 self._own = None
@@ -213,8 +230,7 @@ class Lane:
         if later is None:
             return position
         if position.segment in self.segments:
-            size = self._size(position.segment)
-            if position.offset < size:
+            if position.offset < self._size(position.segment):
                 return position
         return Position(later, FRAMES_AT, position.side)
 
@@ -264,19 +280,20 @@ class Lane:
         # Asked before reading: what is written later than this is for the next time.
         closed = self._is_closed(number)
         try:
-            descriptor = self.file(number)
-            data = os.pread(descriptor, CHUNK_BYTES, offset)
-            if not data:
+            descriptor, _ = self._file(number)
+            size = self._size(number)
+            if offset >= size:
                 return None
+            data = os.pread(descriptor, min(CHUNK_BYTES, size - offset), offset)
             frames, behind, tail = frame.split(data, 0, self._seed)
-            if not frames and tail is Tail.INCOMPLETE and len(data) == CHUNK_BYTES:
-                data = os.pread(descriptor, _MAX_SEGMENT_READ, offset)
+            if not frames and tail is Tail.INCOMPLETE and len(data) < size - offset:
+                data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
                 frames, behind, tail = frame.split(data, 0, self._seed)
             if frames:
                 return _Found(data, frames, offset + behind)
             if tail is Tail.END or not (closed or self._is_lasting(number, offset, tail)):
                 return None
-            return self._salvage(number, offset, closed=closed)
+            return self._salvage(descriptor, number, offset, size, closed=closed)
         except (OSError, CodecError):
             return None
 
@@ -284,9 +301,9 @@ class Lane:
         """Tell whether damage in a live lane has been there for long enough to be real.
 
         A writer that takes a half-written frame back and writes another one may be seen
-        in the middle of it.
+        in the middle of it; and a large `write` is seen growing.
         """
-        if tail is not Tail.BAD:
+        if tail is Tail.INCOMPLETE and self._file(number)[1] != seg.WRITER_MMAP:
             return False
         now = time.monotonic()
         place, since = self._bad.get(number, (-1, now))
@@ -295,12 +312,16 @@ class Lane:
             return False
         return now - since >= BAD_FRAME_GRACE_S
 
-    def _salvage(self, number: int, offset: int, *, closed: bool) -> _Found | None:
+    def _salvage(
+        self, descriptor: int, number: int, offset: int, size: int, *, closed: bool
+    ) -> _Found | None:
         """Step over bytes that are no frame, to the next place that validates."""
-        data = os.pread(self.file(number), _MAX_SEGMENT_READ, offset)
+        data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
         place = frame.resync(data, 0, self._seed)
         if place is not None:
             return _Found(b"", [], offset + place, corrupt=1)
+        if self._file(number)[1] == seg.WRITER_MMAP:
+            return _Found(b"", [], offset + len(data), corrupt=1)
         if closed:
             # A tail with nothing behind it: its call never returned, or rolled over
             # and wrote the record again. Nothing to count.

@@ -13,20 +13,25 @@ temporary name and renames it when it is whole, so that no reader ever sees half
     .own header  8s magic | u32 version | 12s E | u32 length and u32 crc of the identity
     .seg header  8s magic | u32 version | 12s E | u32 N | u32 writer | u32 crc of these
 
-E is 96 random bits, 24 hex digits in names. With the `write` writer the commit word is
-unused: a segment's end is its size.
+E is 96 random bits, 24 hex digits in names. The `mmap` writer says in the commit word
+where a segment ends; with the `write` writer that is the file's size. A segment is closed
+when one with a higher number exists: its writer never comes back to it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 from femtomp.errors import CodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FORMAT_VERSION: Final = 1
 EPOCH_BYTES: Final = 12
@@ -34,15 +39,18 @@ OWN_BYTES: Final = 4096
 WORDS_AT: Final = 64
 IDENTITY_AT: Final = 512
 MAX_IDENTITY_BYTES: Final = OWN_BYTES - IDENTITY_AT
+COMMIT_AT: Final = 64
 FRAMES_AT: Final = 128
 SIDE: Final = 0xFFFFFFFF
 # A closed segment is the unit of freeing: small enough that a lagging sink pins little.
 SEGMENT_BYTES: Final = 1024 * 1024
 WRITER_WRITE: Final = 1
+WRITER_MMAP: Final = 2
 
 # Words of `.own`, as indices of u64 from offset 64; all the writer's but RETIRED, which
-# the engine sets. STARTED and STARTED_SIDE: one more than the last sequence begun in the
-# segments and in the side file; the greater of them is how many calls were begun.
+# the engine sets. STARTED and STARTED_SIDE: how many appends were begun, to the segments
+# and to the side file; also the next sequence, to which the side file adds its own base.
+SIDE_SEQUENCE: Final = 1 << 63
 STARTED: Final = 0
 STARTED_SIDE: Final = 1
 RETIRED: Final = 2
@@ -89,10 +97,12 @@ def segment_name(epoch: str, number: int) -> str:
 
 
 def pack_segment_header(epoch: bytes, number: int, writer: int) -> bytes:
-    """Return the first 128 bytes of a segment: header, zero commit word, zeros."""
+    """Return the first 128 bytes of a segment: header, commit word, zeros."""
     fields = (_SEG_MAGIC, FORMAT_VERSION, epoch, number, writer)
     crc = crc32(_SEG.pack(*fields, 0))
-    return _SEG.pack(*fields, crc).ljust(FRAMES_AT, b"\0")
+    commit = FRAMES_AT if writer == WRITER_MMAP else 0
+    header = _SEG.pack(*fields, crc).ljust(COMMIT_AT, b"\0")
+    return (header + commit.to_bytes(8, "little")).ljust(FRAMES_AT, b"\0")
 
 
 def check_segment_header(header: bytes, epoch: bytes, number: int) -> int:
@@ -158,7 +168,7 @@ def unpack_own(content: bytes, epoch: bytes) -> tuple[bytes, tuple[int, ...]]:
 
 def started(words: tuple[int, ...] | memoryview) -> int:
     """Return how many appends were begun in the lane whose words these are."""
-    return int(max(words[STARTED], words[STARTED_SIDE]))
+    return int(words[STARTED] + words[STARTED_SIDE])
 
 
 def high(descriptor: int) -> int:
@@ -177,11 +187,42 @@ def known_as(descriptor: int) -> tuple[int, int, int]:
     return descriptor, status.st_dev, status.st_ino
 
 
-def create(directory: int, name: str, content: bytes, *, lock: bool = False) -> int:
+def close_known(known: tuple[int, int, int]) -> None:
+    """Close a descriptor, unless something else has that number by now."""
+    descriptor, device, inode = known
+    try:
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) == (device, inode):
+            os.close(descriptor)
+    except OSError:
+        pass  # closed already
+
+
+def create(
+    directory: int,
+    name: str,
+    content: bytes,
+    *,
+    size: int = 0,
+    lock: bool = False,
+    before_rename: Callable[[int], object] = lambda _: None,
+) -> int:
     """Make a file that is whole when its name appears; return its descriptor.
 
-    The descriptor appends (`O_APPEND`) unless `lock` asks for a record lock on the
-    whole file first, as `.own` needs.
+    Parameters
+    ----------
+    directory : int
+        Descriptor of the directory.
+    name : str
+        The file's name there.
+    content : bytes
+        Its first bytes.
+    size : int
+        Space to allocate; none: the descriptor is in append mode.
+    lock : bool
+        Take a record lock on the whole file first, as `.own` needs; allocates too.
+    before_rename : callable
+        Called with the descriptor when everything else is done.
 
     Raises
     ------
@@ -189,18 +230,20 @@ def create(directory: int, name: str, content: bytes, *, lock: bool = False) -> 
         If there is no room, no permission or no directory; nothing is left behind.
     """
     temporary = f".{name}.tmp"
+    size = size or (len(content) if lock else 0)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    if not lock:
+    if not size:
         flags |= os.O_APPEND
     descriptor = high(os.open(temporary, flags, 0o600, dir_fd=directory))
     try:
-        if lock:
+        if size:
             # Space first: a store to a page that a full tmpfs cannot give is SIGBUS.
-            os.posix_fallocate(descriptor, 0, len(content))
+            os.posix_fallocate(descriptor, 0, size)
+        if lock:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        written = os.write(descriptor, content)
-        if written != len(content):
-            raise OSError(28, os.strerror(28), name)  # ENOSPC
+        if os.write(descriptor, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        before_rename(descriptor)
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         os.close(descriptor)

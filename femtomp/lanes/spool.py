@@ -41,6 +41,9 @@ _MAX_NAME_CHARS: Final = 48
 _REFUSED_FILE_SYSTEMS: Final = ("nfs", "nfs4", "9p", "fuse", "cifs", "smb3", "afs")
 
 
+_MAPPABLE: Final = ("tmpfs", "ext4", "xfs")
+
+
 class State(IntEnum):
     """What the supervisor is doing, word 0 of the control page."""
 
@@ -192,6 +195,7 @@ def create(
         "name": name,
         "level": level,
         "sinks": sinks,
+        "writer": choose_writer(parent),
         "master": dict(master),
     }
     try:
@@ -235,6 +239,16 @@ def choose_parent(given: str | os.PathLike[str] | None, environ: Mapping[str, st
             return path
     shm = Path("/dev/shm")  # noqa: S108 - a directory of our own is made below it
     return shm if _usable(shm) else Path(tempfile.gettempdir())
+
+
+def choose_writer(parent: Path) -> str:
+    """Return which writer the lanes below a directory get: "mmap" or "write".
+
+    Mappings where stores become visible in order and preallocated space is kept for
+    good; file systems that copy on write may refuse a later store even then.
+    """
+    ordered = os.uname().machine in ("x86_64", "AMD64")
+    return "mmap" if ordered and _file_system(parent) in _MAPPABLE else "write"
 
 
 def _usable(path: Path) -> bool:

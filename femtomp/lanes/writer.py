@@ -1,17 +1,18 @@
-"""The `write` writer: one process's end of its lane.
+"""One process's end of its lane: what both writers share, and the choice between them.
 
-In: payloads. Out: frames in `E.N.seg`, each by one `write` to an O_APPEND descriptor, so
-that a record is in the kernel when `append` returns. Owner of every file it creates
-until the engine unlinks them. Safe under threads (a lock of this process only), under
-re-entry from signal handlers, `__del__` and the collector (those go to the side file)
-and under exceptions thrown into it: a frame is one system call, there is no half-done
-state to be left behind. Not fork safe by itself: a child must forget it (`worker.fork`).
+In: payloads. Out: frames in `E.N.seg`, in the kernel's hands when `append` returns. Owner
+of every file it creates until the engine unlinks them. Safe under threads (a lock of this
+process only), under re-entry from signal handlers, `__del__` and the collector (those go
+to the side file) and under exceptions thrown into it. Not fork safe by itself: a child
+must forget it (`worker.fork`).
 
-What must never happen: a frame in a file that is not ours. User code closes descriptors
-(`os.closerange` in daemonisers) and opens others under the same number. `os.fstat` before
-each write would tell, for 900 ns; `os.lseek` tells as well for 250: after an append to an
-O_APPEND descriptor its position is the file's end, which only we know. If the position is
-not what we left, device and inode decide (docs/adr/0002).
+`append(payload)` returns True when the frame is in the lane, False when it was counted as
+dropped, and raises LaneLostError when another lane is needed: then the record is not in
+this one, or it is and the server had stopped.
+
+Two writers, one format: `mapped` stores into a preallocated mapping and makes no system
+call; `appending` makes one `write` a record, works everywhere, and is the reference. The
+server chooses for its spool (`spool.choose_writer`), the manifest tells the workers.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ from femtomp.lanes.segment import (
     IDENTITY_AT,
     OWN_BYTES,
     RETIRED,
-    SEGMENT_BYTES,
     SIDE,
-    STARTED,
+    SIDE_SEQUENCE,
     STARTED_SIDE,
     WORDS_AT,
     WRITER_WRITE,
@@ -49,14 +49,16 @@ from femtomp.lanes.segment import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# `mmap` holds a duplicate descriptor of `.own` before 3.13, and closing any descriptor of
-# that file drops its lock; so a mapping lives as long as its process.
-_kept_for_life: Final[list[Any]] = []
-# Lanes of this process: their `.own` must not be opened again by it, for the same reason.
+# Before Python 3.13 a mapping holds a duplicate descriptor of its file, whose number user
+# code may close and use again: a mapping that cannot be closed safely is kept for life.
+kept_for_life: Final[list[Any]] = []
+# Lanes of this process. Closing any descriptor of an `.own` drops its lock, so this
+# process must not open these again, not even to read them.
 owned: Final[dict[str, LaneWriter]] = {}
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS: Final = (errno.EBADF, errno.EPIPE, errno.ESPIPE, errno.EINVAL)
+_TRACKS: Final = sys.version_info < (3, 13)
 
 
 class LaneLostError(Exception):
@@ -64,7 +66,7 @@ class LaneLostError(Exception):
 
 
 class LaneWriter:
-    """Append payloads to a new lane of a spool.
+    """Own a new lane of a spool; a subclass fills its segments.
 
     Parameters
     ----------
@@ -82,153 +84,103 @@ class LaneWriter:
     append: Callable[[bytes], bool]
 
     def __init__(self, directory: int, identity: bytes) -> None:
-        epoch = os.urandom(EPOCH_BYTES)
-        self.epoch: Final = epoch.hex()
-        self._epoch_bytes = epoch
+        self.epoch_bytes: Final = os.urandom(EPOCH_BYTES)
+        self.epoch: Final = self.epoch_bytes.hex()
+        self.seed: Final = frame.seed(self.epoch_bytes)
         self._directory = directory
-        own = create(directory, f"{self.epoch}.own", pack_own(epoch, identity), lock=True)
-        track: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-        mapping = mmap.mmap(own, OWN_BYTES, **track)
-        _kept_for_life.append(mapping)
+        content = pack_own(self.epoch_bytes, identity)
+        own = create(directory, f"{self.epoch}.own", content, lock=True)
+        self._own = map_file(own, OWN_BYTES)
+        # Locked for life: the descriptor is closed by the process's end alone.
+        kept_for_life.append(self._own)
         self._known = {"own": known_as(own)}
-        self._mapping = mapping
-        self.words: memoryview = memoryview(mapping)[WORDS_AT:IDENTITY_AT].cast("Q")
-        self._number = 0
+        self.words: memoryview = memoryview(self._own)[WORDS_AT:IDENTITY_AT].cast("Q")
+        self._lock = threading.RLock()
+        self._next_side = itertools.count().__next__
+        self._number = -1
         self._side: int | None = None
         self._side_end = 0
-        self._segment = self._create_segment(0)
+        self._open_first()
         owned[self.epoch] = self
-        self.append = self._bind_append()
 
-    def _create_segment(self, number: int) -> int:
-        header = pack_segment_header(self._epoch_bytes, number, WRITER_WRITE)
-        name = segment_name(self.epoch, number)
-        descriptor = create(self._directory, name, header)
-        self._known["side" if number == SIDE else "segment"] = known_as(descriptor)
-        return descriptor
+    def _open_first(self) -> None:
+        """Make the first segment, and `append`."""
+        raise NotImplementedError
+
+    def own_bytes(self) -> bytes:
+        """Return the content of `.own`, which this process must not open again."""
+        return self._own[:]
 
     def descriptors(self) -> list[tuple[int, int, int]]:
         """Return (descriptor, device, inode) of the open files, for a forked child."""
         return list(self._known.values())
 
-    def own_bytes(self) -> bytes:
-        """Return the content of `.own`, which this process must not open again."""
-        return self._mapping[:]
+    def forget(self) -> None:
+        """Let go of what a forked child inherited. Its parent's lane is not its own."""
 
     def drop(self, reason: str) -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""
         self.words[DROPPED + DROP_REASONS.index(reason)] += 1
 
-    def dropped(self) -> dict[str, int]:
-        """Return the drops of this lane by reason."""
-        return {r: self.words[DROPPED + i] for i, r in enumerate(DROP_REASONS)}
+    def check(self) -> None:
+        """Make sure that the lane's files are still there.
 
-    def _bind_append(self) -> Callable[[bytes], bool]:
-        """Make `append`, the hot path: locals instead of attributes save 0.4 us a call.
-
-        `append(payload)` returns True when the frame is in the file, False when it was
-        counted as dropped, and raises LaneLostError when another lane is needed: then
-        the record is not in this one, or it is and the server had stopped.
+        Raises
+        ------
+        LaneLostError
+            If the directory or the segment was deleted or replaced.
         """
-        lock = threading.RLock()
-        next_sequence = itertools.count().__next__
-        words = self.words
-        encode, lane_seed = frame.encode, frame.seed(self._epoch_bytes)
-        write, lseek, current = os.write, os.lseek, os.SEEK_CUR
-        descriptor, end = self._segment, FRAMES_AT
-        busy = False
+        _, device, inode = self._known["segment"]
+        name = segment_name(self.epoch, self._number)
+        try:
+            there = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except OSError as exc:
+            raise LaneLostError from exc
+        if (device, inode) != (there.st_dev, there.st_ino):
+            raise LaneLostError
 
-        def append(payload: bytes) -> bool:
-            nonlocal busy, descriptor, end
-            with lock:
-                if busy:
-                    # This very thread is inside append: a signal handler, __del__ or
-                    # the collector logs in the middle of it.
-                    return self._append_side(payload, next_sequence(), lane_seed)
-                try:
-                    busy = True
-                    sequence = next_sequence()
-                    words[STARTED] = sequence + 1
-                    data = encode(payload, sequence, lane_seed)
-                    try:
-                        if end + len(data) > SEGMENT_BYTES and end > FRAMES_AT:
-                            full, descriptor = descriptor, -1
-                            try:
-                                descriptor, end = self._roll(full), FRAMES_AT
-                            except OSError:
-                                descriptor = full  # no next segment: try again later
-                                raise
-                        if lseek(descriptor, 0, current) != end:
-                            end = self._position(descriptor)
-                        written = write(descriptor, data)
-                    except OSError as exc:
-                        return self._failed(exc, descriptor, end)
-                    if written != len(data):
-                        return self._failed(None, descriptor, end)
-                    end += written
-                finally:
-                    busy = False
-            if words[RETIRED]:
-                # Read after the write: either the engine's last look at this lane sees
-                # the frame, or we see the word and the caller says it again elsewhere.
-                raise LaneLostError
-            return True
-
-        return append
-
-    def _append_side(self, payload: bytes, sequence: int, lane_seed: int) -> bool:
-        self.words[STARTED_SIDE] = sequence + 1
-        data = frame.encode(payload, sequence, lane_seed)
+    def append_side(self, payload: bytes) -> bool:
+        """Append while this very thread is inside `append`: one write, to `E.side`."""
+        # Calls within calls within calls: each must have a number of its own.
+        sequence = SIDE_SEQUENCE + self._next_side()
+        self.words[STARTED_SIDE] = sequence - SIDE_SEQUENCE + 1
+        data = frame.encode(payload, sequence, self.seed)
         try:
             if self._side is None:
-                self._side = self._create_segment(SIDE)
+                header = pack_segment_header(self.epoch_bytes, SIDE, WRITER_WRITE)
+                self._side = create(self._directory, f"{self.epoch}.side", header)
+                self._known["side"] = known_as(self._side)
                 self._side_end = FRAMES_AT
             if os.lseek(self._side, 0, os.SEEK_CUR) != self._side_end:
-                self._side_end = self._position(self._side, SIDE)
+                self._side_end = self.position("side")
             written = os.write(self._side, data)
         except OSError as exc:
-            return self._failed(exc, self._side, self._side_end)
+            return self.failed(exc, self._side, self._side_end)
         if written != len(data):
-            return self._failed(None, self._side, self._side_end)
+            return self.failed(None, self._side, self._side_end)
         self._side_end += written
         if self.words[RETIRED]:
             raise LaneLostError
         return True
 
-    def _roll(self, full: int) -> int:
-        """Begin the next segment; the full one is never written to again.
-
-        The number is taken first, and the caller holds no descriptor meanwhile: should
-        an exception be thrown in here, the next append finds neither and opens another
-        lane, so that nothing is written behind a reader that has moved on.
-        """
-        self._position(full)
-        number = self._number + 1
-        descriptor = self._create_segment(number)
-        self._number = number
-        self._segment = descriptor
-        os.close(full)
-        return descriptor
-
-    def _position(self, descriptor: int, number: int | None = None) -> int:
-        """Find out whether the descriptor is still our file, and where its end is.
+    def position(self, which: str) -> int:
+        """Find out whether a descriptor is still our file, and where its end is.
 
         Raises
         ------
         LaneLostError
-            If it is not, or the file's name is gone.
+            If it is not.
         """
-        name = segment_name(self.epoch, self._number if number is None else number)
+        descriptor, device, inode = self._known[which]
         try:
             here = os.fstat(descriptor)
-            there = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
         except OSError as exc:
             raise LaneLostError from exc
-        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+        if (here.st_dev, here.st_ino) != (device, inode):
             raise LaneLostError
         return here.st_size
 
-    def _failed(self, exc: OSError | None, descriptor: int | None, end: int) -> bool:
+    def failed(self, exc: OSError | None, descriptor: int | None, end: int) -> bool:
         """Judge a write that did not happen, or only in part: count it, or give up."""
         if exc is not None and exc.errno in _NOT_OURS:
             raise LaneLostError from exc
@@ -242,12 +194,58 @@ class LaneWriter:
         self.drop("no_space" if exc is None or exc.errno in _NO_SPACE else "io")
         return False
 
-    def check(self) -> None:
-        """Make sure that the lane's files are still there.
 
-        Raises
-        ------
-        LaneLostError
-            If the directory or the segment was deleted or replaced.
-        """
-        self._position(self._segment)
+def map_file(descriptor: int, size: int) -> mmap.mmap:
+    """Map a file for reading and writing, its pages made present at once."""
+    flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+    if _TRACKS:
+        return mmap.mmap(descriptor, size, flags=flags)
+    return mmap.mmap(descriptor, size, flags=flags, trackfd=False)
+
+
+def unmap(mapping: mmap.mmap, views: list[memoryview], device: int, inode: int) -> None:
+    """Close a mapping, or keep it for life if that could close somebody's descriptor.
+
+    Before Python 3.13 the mapping's own descriptor has a number that only /proc tells.
+    """
+    if _TRACKS and not _has_descriptor(device, inode):
+        kept_for_life.append((mapping, views))
+        return
+    for view in views:
+        view.release()
+    mapping.close()
+
+
+def _has_descriptor(device: int, inode: int) -> bool:
+    """Tell whether a file is open here under any number: then nobody took it."""
+    try:
+        numbers = os.listdir("/proc/self/fd")
+    except OSError:
+        return False
+    for number in numbers:
+        try:
+            status = os.fstat(int(number))
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) == (device, inode):
+            return True
+    return False
+
+
+def open_writer(kind: str, directory: int, identity: bytes) -> LaneWriter:
+    """Make a new lane with the writer that the server chose.
+
+    Parameters
+    ----------
+    kind : {"mmap", "write"}
+    directory, identity
+        As for `LaneWriter`.
+    """
+    if kind == "mmap":
+        from femtomp.lanes.mapped import MappedWriter  # noqa: PLC0415 - one of the two
+
+        return MappedWriter(directory, identity)
+    from femtomp.lanes.appending import AppendingWriter  # noqa: PLC0415
+
+    return AppendingWriter(directory, identity)
+

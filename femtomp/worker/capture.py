@@ -5,22 +5,25 @@ lane. The LogRecord is only read: other handlers see what they always saw. Value
 plain here, in the caller's thread, at the call; what cannot be rendered becomes a marked
 text. What must never happen: an exception in the caller, or a value that changes later.
 
-The common record (extras of scalar types, no exception) takes a path without a loop:
-`frozenset.issuperset(map(type, ...))` looks at all extras in C.
+The common record (extras of scalar types, no exception) takes a path of its own. Its few
+extras are looked at one by one: 0.2 to 0.4 us less than `dict(islice(...))` with a look
+at all types in C, for two of them.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import wire
-from femtomp.record import MAX_ATTRIBUTES, MAX_PAYLOAD_BYTES
+from femtomp.codec.wire import joined, new_encoder
+from femtomp.record import MAX_ATTRIBUTES, MAX_PAYLOAD_BYTES, SEVERITY_MAX
 from femtomp.worker import context
-from femtomp.worker.plain import key, plain
+from femtomp.worker.plain import MAX_VALUES, exact, key, plain, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,20 +31,26 @@ if TYPE_CHECKING:
     from femtomp.record import Record
 
 # The attributes that every LogRecord of this Python has, in the order of its __dict__;
-# what stands behind them is the user's, but for these, which formatters add.
-_STANDARD_NAMES: Final = frozenset(logging.makeLogRecord({}).__dict__)
+# what stands behind them is the user's, but for these, which formatters add. Not by
+# `makeLogRecord`: the user's record factory adds its own, and those are no standard.
+_STANDARD_NAMES: Final = frozenset(
+    logging.LogRecord("", 0, "", 0, "", (), None).__dict__
+)
 _STANDARD: Final = len(_STANDARD_NAMES)
 _ADDED: Final = frozenset(("message", "asctime"))
 _NOT_EXTRAS: Final = _STANDARD_NAMES | _ADDED
-_no_added: Final = _ADDED.isdisjoint
-# Not int: 1 << 70 is one too, and few extras are looked at one by one for long.
-_all_plain: Final = frozenset((str, int, float, bool, type(None), bytes)).issuperset
+_PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
 # Below it no limit on length can have been passed.
 _LARGE_BYTES: Final = 65536
+# The year 2262: nanoseconds are 64 bits wide.
+_LAST_SECOND: Final = 9_223_372_036
 
 _log_fields = context.fields.get
 _trace = context.current_trace
 _encode = wire.encode
+_free = wire.free
+_modules = sys.modules
+_LogRecord = logging.LogRecord
 
 
 def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
@@ -55,35 +64,48 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
         Of the calling process: a record of another one keeps its own.
     """
     values = record.__dict__
-    extras = None
+    extras: dict[str, Any] | None = None
     more: dict[str, Any] | None = None
     if len(values) != _STANDARD:
-        extras = dict(islice(values.items(), _STANDARD, None))
-        if (
-            not _all_plain(map(type, extras.values()))
-            or not _no_added(extras)
-            or len(extras) > MAX_ATTRIBUTES
-        ):
+        if len(values) > _STANDARD + MAX_ATTRIBUTES:
             return _with_care(record, pid)
+        extras = {}
+        for name in [*values][_STANDARD:]:
+            value = values[name]
+            if type(value) not in _PLAIN or name in _ADDED:
+                return _with_care(record, pid)
+            extras[name] = value
+    message = record.msg
     if (
         record.exc_info
         or record.exc_text
         or record.stack_info
         or record.process != pid
-        or type(record.msg) is not str
+        or type(message) is not str
+        or type(record) is not _LogRecord
     ):
         return _with_care(record, pid)
     if fields := _log_fields():
         extras = {**fields, **extras} if extras else fields
-    if (span := _trace()) is not None:
+    if "opentelemetry.trace" in _modules and (span := _trace()) is not None:
         more = {"trace": span}
+    args = record.args
     try:
-        payload = _encode((
+        # wire.encode, without the call: 60 ns.
+        try:
+            encoder = _free.pop()
+        except IndexError:
+            encoder = new_encoder()
+        dump, pieces = encoder
+        dump((
             1, time_ns(), record.levelno, record.levelname, record.name,
-            record.getMessage(), record.msg if record.args else None,
+            # LogRecord.getMessage, without the call: 80 ns.
+            message % args if args else message, message if args else None,
             record.pathname, record.lineno, record.funcName,
             record.thread, record.threadName, extras, more,
         ))  # fmt: skip
+        payload = pieces.pop() if len(pieces) == 1 else joined(pieces)
+        _free.append(encoder)
     except Exception:  # noqa: BLE001 - the caller's objects may raise anything
         return _with_care(record, pid)
     return payload if len(payload) <= _LARGE_BYTES else _limited(record, payload, pid)
@@ -98,28 +120,50 @@ def _limited(record: logging.LogRecord, payload: bytes, pid: int) -> bytes:
 def _with_care(record: logging.LogRecord, pid: int) -> bytes:
     """Take the path for everything that is not the common record."""
     more: dict[str, Any] = {}
+    # A record that was unpickled, or made of a received dict, may lack some attribute.
+    of = _Attributes(record)
     timestamp = time_ns()
-    if record.process not in (pid, None):
-        more["process"] = (record.process, plain(record.processName) or "")
-        timestamp = int(record.created * 1e9)
+    if (process := of["process"]) not in (pid, None):
+        number = process if type(process) is int else 0
+        more["process"] = (number, _str(of["processName"] or ""))
+        timestamp = _nanoseconds(of["created"], timestamp)
     if (span := _trace()) is not None:
         more["trace"] = span
-    if record.exc_info or record.exc_text:
-        more["exception"] = _exception(record)
-    if record.stack_info:
-        more["stack"] = plain(record.stack_info)
+    if (exception := _exception(of["exc_info"], of["exc_text"])) is not None:
+        more["exception"] = exception
+    if of["stack_info"]:
+        more["stack"] = _str(of["stack_info"])
     given = {k: v for k, v in record.__dict__.items() if k not in _NOT_EXTRAS}
     extras = attributes({**_log_fields(), **given}, more)
     body, problem = _message(record)
     if problem:
         extras["femtomp.format_error"] = problem
     fields = (
-        1, timestamp, _int(record.levelno), _str(record.levelname), _str(record.name),
-        body, _str(record.msg) if record.args else None,
-        plain(record.pathname), plain(record.lineno), plain(record.funcName),
-        plain(record.thread), plain(record.threadName), extras or None, more or None,
+        1, timestamp, _int(of["levelno"]), _str(of["levelname"]), _str(of["name"] or ""),
+        body, _str(of["msg"]) if of["args"] else None,
+        plain(of["pathname"]), plain(of["lineno"]), plain(of["funcName"]),
+        plain(of["thread"]), plain(of["threadName"]), extras or None, more or None,
     )  # fmt: skip
     return sized(fields)
+
+
+class _Attributes:
+    """A record's attributes by name; None for one that it lacks."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: logging.LogRecord) -> None:
+        self._record = record
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._record, name, None)
+
+
+def _nanoseconds(created: object, otherwise: int) -> int:
+    """Return a LogRecord's `created` as nanoseconds, if it is a time at all."""
+    if isinstance(created, (int, float)) and 0 <= created < _LAST_SECOND:
+        return int(created * 1e9)
+    return otherwise
 
 
 def sized(fields: tuple[Any, ...]) -> bytes:
@@ -132,68 +176,86 @@ def sized(fields: tuple[Any, ...]) -> bytes:
 
 def attributes(given: Mapping[str, object], more: dict[str, Any]) -> dict[str, Any]:
     """Make attributes plain; those beyond the limit are counted in `more`."""
-    kept = {key(k): plain(v) for k, v in islice(given.items(), MAX_ATTRIBUTES)}
+    room = [MAX_VALUES]
+    kept = {key(k): plain(v, room) for k, v in islice(given.items(), MAX_ATTRIBUTES)}
     if len(given) > MAX_ATTRIBUTES:
-        more["dropped"] = more.get("dropped", 0) + len(given) - MAX_ATTRIBUTES
+        more["dropped"] = _int(more.get("dropped")) + len(given) - MAX_ATTRIBUTES
     return kept
 
 
 def _message(record: logging.LogRecord) -> tuple[str, str | None]:
     """Return `getMessage()`, or what can be said instead and why."""
     try:
-        body = record.getMessage()
+        return exact(record.getMessage()), None
     except Exception as exc:  # noqa: BLE001 - format errors and the arguments' own code
-        args = plain(record.args)
-        return f"{_str(record.msg)} {args!r}", f"{type(exc).__name__}: {_str(exc)}"
-    return str.__str__(body), None
+        of = _Attributes(record)
+        said = f"{_str(of['msg'])} {plain(of['args'])!r}"
+        return said, f"{type_name(exc)}: {_str(exc)}"
 
 
-def _exception(record: logging.LogRecord) -> tuple[str, str, str]:
+def _exception(exc_info: Any, exc_text: Any) -> tuple[str, str, str] | None:
     """Return type, message and stack trace, as OpenTelemetry's conventions name them."""
-    if not record.exc_info or not isinstance(record.exc_info, tuple):
-        return "", "", _str(record.exc_text)
-    kind, error, trace = record.exc_info
-    if kind is None:
-        return "", "", _str(record.exc_text or "")
-    name = f"{kind.__module__}.{kind.__qualname__}"
+    error = exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info  # noqa: PLR2004
+    if not isinstance(error, BaseException):  # exc_info=True outside of an `except`
+        return ("", "", _str(exc_text)) if exc_text else None
+    kind = type(error)
+    module, name = (_str(_of_class(kind, n)) for n in ("__module__", "__qualname__"))
+    trace = exc_info[2] if isinstance(exc_info, tuple) else error.__traceback__
     try:
         text = "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")
     except Exception as exc:  # noqa: BLE001 - __str__ of the exception or its notes
-        text = f"<stack trace cannot be rendered: {type(exc).__name__}>"
-    return name.removeprefix("builtins."), _str(error), text
+        text = f"<stack trace cannot be rendered: {type_name(exc)}>"
+    return f"{module}.{name}".removeprefix("builtins."), _str(error), text
+
+
+def _of_class(kind: type, name: str) -> object:
+    # Not getattr: a metaclass may answer with code of its own.
+    return type.__getattribute__(kind, name)
 
 
 def _str(value: object) -> str:
-    if type(value) is str:
-        return value
     try:
-        return str.__str__(str(value))
+        return exact(value if type(value) is str else str(value))
     except Exception as exc:  # noqa: BLE001 - the object's own code may raise anything
-        return f"<{type(value).__name__}: cannot be rendered: {type(exc).__name__}>"
+        return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
 
 
 def _int(value: object) -> int:
-    return value if type(value) is int else 0
+    """Return an exact int; levels are often members of an IntEnum."""
+    try:
+        return int(value) if isinstance(value, int) else 0
+    except Exception:  # noqa: BLE001 - `__int__` of a subclass
+        return 0
 
 
 def from_record(record: Record, pid: int) -> bytes:
     """Return the payload of a `Record` that somebody put into the queue."""
     more: dict[str, Any] = {
-        "severity": record.severity_number,
-        "event_name": record.event_name,
-        "dropped": record.dropped_attributes_count,
+        "severity": min(max(_int(record.severity_number), 0), SEVERITY_MAX),
+        "dropped": max(_int(record.dropped_attributes_count), 0),
     }
-    if record.trace_id and record.span_id:
-        more["trace"] = (
-            int(record.trace_id, 16), int(record.span_id, 16), record.trace_flags or 0,
-        )  # fmt: skip
+    if record.event_name is not None:
+        more["event_name"] = _str(record.event_name)
+    if (span := _span(record)) is not None:
+        more["trace"] = span
     if record.scope is not None:
         more["scope"] = plain(tuple(record.scope))
     origin = record.resource.get("process.pid", pid)
-    if origin != pid:
-        more["process"] = (origin, record.resource.get("femtomp.worker.name", ""))
+    if origin != pid and type(origin) is int:
+        more["process"] = (origin, _str(record.resource.get("femtomp.worker.name", "")))
     return sized((
-        1, record.timestamp, 0, _str(record.severity_text), _str(record.logger),
+        1, _int(record.timestamp), 0, _str(record.severity_text), _str(record.logger),
         plain(record.body), None, None, None, None, None, None,
         attributes(record.attributes, more), more,
     ))  # fmt: skip
+
+
+def _span(record: Record) -> tuple[int, int, int] | None:
+    """Return the ids of a record's span as numbers; None for what are no such ids."""
+    try:
+        trace_id, span_id = int(record.trace_id or "", 16), int(record.span_id or "", 16)
+    except (TypeError, ValueError):
+        return None
+    if not (0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64):
+        return None
+    return trace_id, span_id, _int(record.trace_flags)

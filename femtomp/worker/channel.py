@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import identity as identity_codec
 from femtomp.errors import CodecError, SpoolError
+from femtomp.lanes.segment import close_known
 from femtomp.lanes.spool import STATE, Spool, State
-from femtomp.lanes.writer import LaneLostError, LaneWriter, owned
+from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.worker import context, fork
 from femtomp.worker.identity import read_identity
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 RETRY_S: Final = 5.0
 # How often the lane's files are looked after: what is deleted meanwhile is lost.
 CHECK_S: Final = 1.0
+
+
+def _no_lane(_: bytes) -> bool:
+    raise LaneLostError
 
 
 class Channel:
@@ -44,57 +49,56 @@ class Channel:
         self.dropped = 0
         self._spool: Spool | None = None
         self._lane: LaneWriter | None = None
-        self._append: Callable[[bytes], bool] | None = None
+        # The lane's own, for the hot path: to be called while a record's `created` lies
+        # between these two, which keeps the clock from being asked once more a call.
+        self.append: Callable[[bytes], bool] = _no_lane
+        self.fresh_from = self.fresh_until = 0.0
         self._inherited: list[tuple[int, int, int]] = []
+        self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
         self._retry_at = 0.0
-        self._check_at = 0.0
         self._warned = False
 
     def send(self, payload: bytes) -> bool:
         """Append a payload to the lane; True when it is kept or counted in the lane.
 
-        False: there is no lane, and the caller should say the record elsewhere.
+        False: there is no lane, and the caller should say the record elsewhere. Handlers
+        call `append` themselves meanwhile; this does what is due besides.
         """
-        if not fork.mark[0]:
-            fork.catch_up()
-        append = self._append
-        if append is not None and time.monotonic() < self._check_at:
-            try:
-                append(payload)
-            except LaneLostError:
-                return self._send_anew(payload)
-            return True
-        return self._send_checked(payload)
-
-    def _send_checked(self, payload: bytes) -> bool:
-        self._check_at = time.monotonic() + CHECK_S
-        lane = self._lane
-        if lane is not None:
-            try:
-                lane.check()
-                lane.append(payload)
-            except LaneLostError:
-                return self._send_anew(payload)
-            return True
-        return self._send_anew(payload)
+        if self._lane is None:
+            return self._send_anew(payload)
+        now = time.time()
+        try:
+            if not self.fresh_from <= now < self.fresh_until:
+                self._lane.check()
+                self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
+            self._lane.append(payload)
+        except LaneLostError:
+            return self._send_anew(payload)
+        return True
 
     def _send_anew(self, payload: bytes) -> bool:
+        """Append to a new lane, because the last one was lost or there is none yet."""
         lane = self._open_lane()
         if lane is not None:
             try:
                 lane.append(payload)
             except LaneLostError:
-                self._append = self._lane = None
+                self._lose_lane()
             else:
                 return True
         self.dropped += 1
         return False
 
+    def _lose_lane(self) -> None:
+        self._lane = None
+        self.append = _no_lane
+        self.fresh_until = 0.0
+
     def _open_lane(self) -> LaneWriter | None:
         """Open a new lane, unless that failed a moment ago."""
         with self._opening:
-            self._append = self._lane = None
+            self._lose_lane()
             if time.monotonic() < self._retry_at:
                 return None
             self._retry_at = time.monotonic() + RETRY_S
@@ -103,7 +107,7 @@ class Channel:
                 spool = Spool(self.path)
                 role = "master" if spool.manifest["master"]["pid"] == self.pid else "worker"
                 who = identity_codec.to_bytes(read_identity(role))
-                lane = LaneWriter(spool.lanes, who)
+                lane = open_writer(spool.manifest.get("writer", "write"), spool.lanes, who)
                 # Asked last: a server that stopped before this has looked for lanes.
                 if spool.control()[STATE] >= State.STOPPING:
                     self._warn("its server has stopped")
@@ -111,7 +115,9 @@ class Channel:
             except (OSError, SpoolError, CodecError, KeyError, TypeError) as exc:
                 self._warn(str(exc))
                 return None
-            self._spool, self._lane, self._append = spool, lane, lane.append
+            self._spool, self._lane, self.append = spool, lane, lane.append
+            now = time.time()
+            self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
             self._retry_at = 0.0
             self._warned = False
             return lane
@@ -126,24 +132,23 @@ class Channel:
 
     def _close_inherited(self) -> None:
         """Close the parent's descriptors, unless the user has put others there."""
+        lane, self._inherited_lane = self._inherited_lane, None
+        if lane is not None:
+            lane.forget()
         while self._inherited:
-            descriptor, device, inode = self._inherited.pop()
-            try:
-                status = os.fstat(descriptor)
-                if (status.st_dev, status.st_ino) == (device, inode):
-                    os.close(descriptor)
-            except OSError:
-                pass  # closed already
+            close_known(self._inherited.pop())
 
     def forget(self) -> None:
         """Begin anew in a forked child: no lane, no lock, the parent's counts gone."""
         self.pid = os.getpid()
         self.dropped = 0
         if self._lane is not None and self._spool is not None:
+            self._inherited_lane = self._lane
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
-        self._spool = self._lane = self._append = None
+        self._spool = None
+        self._lose_lane()
         self._opening = threading.RLock()
-        self._retry_at = self._check_at = 0.0
+        self._retry_at = 0.0
         self._warned = False
 
 

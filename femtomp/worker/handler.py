@@ -12,8 +12,10 @@ import os
 from typing import Any, Final, Literal, TypeAlias
 
 from femtomp.errors import ConfigError, NoServerError
+from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record
 from femtomp.worker.channel import Channel, channel, say
+from femtomp.worker.fork import catch_up, mark
 
 Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
 MISSING: Final = ("raise", "stderr", "ignore")
@@ -77,16 +79,37 @@ class WorkerHandler(logging.Handler):
                 return passed
             if isinstance(passed, logging.LogRecord):  # Python 3.12: a replacement
                 record = passed
+        way = self._channel
+        if (
+            way is not None
+            and mark[0]
+            and way.fresh_from <= record.created < way.fresh_until
+        ):
+            # The hot path: `emit`, when nothing is due besides.
+            try:
+                way.append(from_log_record(record, way.pid))
+            except LaneLostError:
+                pass
+            except RecursionError:
+                raise
+            except Exception as exc:  # noqa: BLE001 - a log call never raises
+                self._give_up(record, exc)
+                return True
+            else:
+                return True
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Capture the record and append it to the lane."""
-        way = self._channel
+        """Capture the record and append it to the lane, opening one if need be."""
         try:
-            if way is not None and way.send(from_log_record(record, way.pid)):
-                return
-            if self._missing != "ignore" or way is not None:
+            if not mark[0]:
+                catch_up()
+            way = self._channel
+            if way is None:
+                if self._missing != "ignore":
+                    self._fall_back(record)
+            elif not way.send(from_log_record(record, way.pid)):
                 self._fall_back(record)
         except RecursionError:
             raise  # as logging's own handlers do: the caller's stack is at its end

@@ -8,13 +8,16 @@ marked text. The caller's object is only read, and read once, in the caller's th
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from typing import Any, Final
 
 from femtomp.record import MAX_DEPTH, MAX_ITEMS, MAX_KEY_CHARS
 
 # Repr of an unknown object: enough to recognise it, whatever it holds.
 MAX_REPR_CHARS: Final = 4096
-_SCALARS: Final = frozenset((str, bool, type(None), bytes, float))
+# Values of one record, all levels together: a list that holds another one a thousand
+# times, eight levels deep, would have 10^24 of them.
+MAX_VALUES: Final = 16 * 1024
 _INT64: Final = 1 << 63
 # Types whose str() is their usual written form, by name: they are not imported here.
 _BY_STR: Final = (
@@ -25,65 +28,119 @@ _BY_STR: Final = (
     ("ipaddress", "_IPAddressBase"),
 )
 _BY_ISO: Final = (("datetime", "date"), ("datetime", "time"))
+# `type(x).__name__` may be code of a metaclass.
+_class_name: Final = type.__dict__["__name__"].__get__
 
 
-def plain(value: object, depth: int = 0) -> Any:
+def plain(value: object, room: list[int] | None = None) -> Any:
     """Return the value in plain types.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+    room : list of one int, optional
+        How many values may still be made; shared by what goes into one record.
 
     Examples
     --------
     >>> plain({"a": (1, 2.5, {3})}), plain(1 << 70)
     ({'a': [1, 2.5, [3]]}, '1180591620717411303424')
     """
+    return _plain(value, 0, [MAX_VALUES] if room is None else room)
+
+
+def _plain(value: object, depth: int, room: list[int]) -> Any:
+    room[0] -= 1
     kind = type(value)
-    if kind in _SCALARS:
+    # Not `kind in {...}`: a metaclass may have made its classes unhashable.
+    if kind is str or kind is float or kind is bool or kind is bytes or value is None:
         return value
-    if kind is int:
-        return value if -_INT64 <= value < _INT64 else str(value)  # type: ignore[operator]
     try:
-        return _container(value, depth) if depth < MAX_DEPTH else _too_deep(value)
+        if kind is int:
+            return value if -_INT64 <= value < _INT64 else _digits(value)  # type: ignore[operator, arg-type]
+        if isinstance(value, dict):
+            return _dict(value, depth, room)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return _list(value, depth, room)
+        return _other(value, depth, room)
     except Exception as exc:  # noqa: BLE001 - the object's own code may raise anything
         # Not BaseException: a timeout or signal's exception belongs to the caller.
-        return f"<{_type_name(value)}: cannot be rendered: {type(exc).__name__}>"
+        return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # sys.set_int_max_str_digits; no such limit in base 16
+        return _short(hex(value))
+
+
+def _dict(value: dict[Any, Any], depth: int, room: list[int]) -> Any:
+    if depth >= MAX_DEPTH:
+        return _too_deep(value)
+    kept: dict[str, Any] = {}
+    # One more than is kept, at once: other threads may change the dict meanwhile, and
+    # `items` of a subclass need not end.
+    items = list(islice(value.items(), MAX_ITEMS + 1))
+    for number, (k, v) in enumerate(items):
+        if number == MAX_ITEMS or room[0] <= 0:
+            kept["femtomp.truncated"] = f"{number} of {len(value)} items kept"
+            break
+        kept[key(k)] = _plain(v, depth + 1, room)
+    return kept
+
+
+def _list(value: Any, depth: int, room: list[int]) -> Any:
+    if depth >= MAX_DEPTH:
+        return _too_deep(value)
+    kept: list[Any] = []
+    for number, v in enumerate(list(islice(value, MAX_ITEMS + 1))):
+        if number == MAX_ITEMS or room[0] <= 0:
+            kept.append(f"<femtomp: truncated, {number} of {len(value)} items kept>")
+            break
+        kept.append(_plain(v, depth + 1, room))
+    return kept
 
 
 def _too_deep(value: object) -> str:
-    return f"<{_type_name(value)}: deeper than {MAX_DEPTH} levels>"
+    return f"<{type_name(value)}: deeper than {MAX_DEPTH} levels>"
 
 
-def _container(value: object, depth: int) -> Any:
-    if isinstance(value, dict):
-        items = list(value.items())
-        kept = {key(k): plain(v, depth + 1) for k, v in items[:MAX_ITEMS]}
-        if len(items) > MAX_ITEMS:
-            kept["femtomp.truncated"] = f"{MAX_ITEMS} of {len(items)} items kept"
-        return kept
-    if isinstance(value, (list, tuple, set, frozenset)):
-        values = list(value)
-        result = [plain(v, depth + 1) for v in values[:MAX_ITEMS]]
-        if len(values) > MAX_ITEMS:
-            result.append(f"<femtomp: truncated, {MAX_ITEMS} of {len(values)} items kept>")
-        return result
-    return _other(value)
-
-
-def _other(value: object) -> Any:
+def _other(value: object, depth: int, room: list[int]) -> Any:
     """Render what is neither a scalar of an exact type nor a container."""
     if isinstance(value, _class("enum", "Enum")):
-        return plain(value.value, MAX_DEPTH - 1)  # type: ignore[attr-defined]
-    for base in (bool, int, float, str, bytes):
-        if isinstance(value, base):
-            return plain(base(value))
-    if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
+        return _plain(value.value, max(depth, MAX_DEPTH - 1), room)  # type: ignore[attr-defined]
+    if isinstance(value, str):
+        return exact(str(value))  # not str.__str__: a secret's own masks it
+    if isinstance(value, int):
+        return _plain(int(value), depth, room)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return memoryview(value).tobytes()
     if any(isinstance(value, _class(*names)) for names in _BY_ISO):
-        return value.isoformat()  # type: ignore[attr-defined]
+        return exact(value.isoformat())  # type: ignore[attr-defined]
     if any(isinstance(value, _class(*names)) for names in _BY_STR):
-        return str(value)
-    text = repr(value)
-    if len(text) > MAX_REPR_CHARS:
-        text = text[:MAX_REPR_CHARS] + "… [femtomp: truncated]"
-    return str(text)
+        return exact(str(value))
+    return _short(exact(repr(value)))
+
+
+def _short(text: str) -> str:
+    if len(text) <= MAX_REPR_CHARS:
+        return text
+    return text[:MAX_REPR_CHARS] + "… [femtomp: truncated]"
+
+
+def exact(text: str) -> str:
+    """Return a str that is no subclass's: its `__str__` may return the very object.
+
+    Raises
+    ------
+    TypeError
+        If it is no str.
+    """
+    return text if type(text) is str else str.__str__(text)
 
 
 class _Never:
@@ -102,10 +159,11 @@ def key(name: object) -> str:
 
 def _key_text(name: object) -> str:
     try:
-        return str.__str__(str(name))
+        return exact(str(name))
     except Exception as exc:  # noqa: BLE001 - the key's own code may raise anything
-        return f"<{_type_name(name)}: {type(exc).__name__}>"
+        return f"<{type_name(name)}: {type_name(exc)}>"
 
 
-def _type_name(value: object) -> str:
-    return type(value).__name__
+def type_name(value: object) -> str:
+    """Return the name of a value's class, without running any of its code."""
+    return str(_class_name(type(value)))

@@ -15,6 +15,7 @@ from femtomp.lanes.queue import Queue
 from femtomp.record import Record, Resource, severity_number
 from femtomp.worker.capture import from_log_record, from_record
 from femtomp.worker.channel import channel, say
+from femtomp.worker.fork import catch_up, mark
 from femtomp.worker.plain import plain
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def queue(spool: str, base: Mapping[str, Any] | None = None) -> Queue:
     """Return the queue of a spool, for this process."""
 
     def send(item: object) -> None:
+        if not mark[0]:
+            catch_up()
         way = channel(spool)
         payload = to_payload(item, os.getpid())
         if not way.send(payload):

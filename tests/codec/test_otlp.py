@@ -108,6 +108,18 @@ def fits(value) -> bool:
     return True
 
 
+def test_mended_record_holds_nothing_twice() -> None:
+    """What was written before the unfit value was met is not there a second time."""
+    record = make(body=["a"], attributes={"first": [1], "unfit": 2**70})
+    (only,) = decoded(encode([record]))
+    assert any_value(only[2].body) == ["a"]
+    assert [pair.key for pair in only[2].attributes] == [
+        "first",
+        "unfit",
+        "log.record.uid",
+    ]
+
+
 def test_records_are_grouped_by_worker_and_scope() -> None:
     """Each worker is one ResourceLogs; in it each logger or scope is one ScopeLogs."""
     other = Resource(dict(RESOURCE))

@@ -128,6 +128,32 @@ def test_any_value_is_strict_json(body, attributes) -> None:
     assert line["attributes"] == expected(attributes)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (math.nan, "NaN"),
+        (math.inf, "Infinity"),
+        (-math.inf, "-Infinity"),
+        (2**63 - 1, 2**63 - 1),
+        (-(2**63), -(2**63)),
+        (2**63, str(2**63)),
+        (-(2**63) - 1, str(-(2**63) - 1)),
+        ("\udc80", "\\udc80"),
+        (b"\x00\xff", "AP8="),
+    ],
+)
+def test_what_json_cannot_say_is_a_string(value, shown) -> None:
+    """Unfit numbers, surrogates and bytes are strings, however deep they are."""
+    pairs = {"k": value, "list": [value], "dict": {"k": {"k": value}}}
+    line = parse(json_line(make(body=value, attributes=pairs)))
+    assert line["body"] == shown
+    assert line["attributes"] == {
+        "k": shown,
+        "list": [shown],
+        "dict": {"k": {"k": shown}},
+    }
+
+
 def test_unknown_types_and_cycles_are_written_somehow() -> None:
     """What should not be in a record costs its own form, never the line."""
     cycle: dict = {}
@@ -156,7 +182,7 @@ def test_resources_are_told_apart_by_identity() -> None:
 def test_resource_is_encoded_once() -> None:
     """What was made of a resource is made once while it is kept."""
     calls = []
-    table = ByResource(lambda resource: calls.append(resource))
+    table = ByResource(calls.append)
     resource = Resource({})
     table.get(resource)
     table.get(resource)
@@ -181,7 +207,8 @@ def test_text_line_shows_who_said_what() -> None:
 
 def test_text_line_begins_with_local_time() -> None:
     """The time is that of the reader's zone, with milliseconds."""
-    moment = datetime.fromtimestamp(1_700_000_000).strftime("%Y-%m-%d %H:%M:%S")
+    moment = datetime.fromtimestamp(1_700_000_000)  # noqa: DTZ006 - local on purpose
+    moment = moment.strftime("%Y-%m-%d %H:%M:%S")
     assert text_line(PLAIN, colour=False).decode().startswith(f"{moment}.123 INFO")
 
 

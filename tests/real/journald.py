@@ -21,6 +21,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Self
 
 from tests.components import journald_path, unshare_command
 
@@ -138,13 +139,12 @@ class Journald:
         """Read the entries for which all of `match` (FIELD=value) hold, in order."""
         (directory,) = (self.base / "run/log/journal").iterdir()
         read = subprocess.run(
-            ["journalctl", "-D", directory, "--no-pager", "-q", "-o", "json", "--all"]
-            + list(match),
+            ["journalctl", "-D", directory, "-q", "-o", "json", "--all", *match],
             capture_output=True,
         )
         return [json.loads(line) for line in read.stdout.splitlines()]
 
-    def __enter__(self) -> Journald:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from concurrent import futures
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import grpc
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as messages
@@ -33,7 +33,7 @@ class HttpAnswer(NamedTuple):
     """What the HTTP side says to one request instead of 200."""
 
     status: int
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = {}  # noqa: RUF012 - a tuple's default, never changed
     content: bytes = b""
 
 
@@ -141,7 +141,7 @@ class Receiver(service.LogsServiceServicer):
             context.abort(answer.code, answer.details)
         return self.response()
 
-    def __enter__(self) -> Receiver:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -194,10 +194,13 @@ class Rotel:
         self.http_endpoint = f"http://127.0.0.1:{ports[1]}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
-            [rotel_path(), "start", "--exporter", "blackhole", "--log-format", "text"]
-            + ["--debug-log", "logs", "--debug-log-verbosity", "detailed"]
-            + ["--otlp-grpc-endpoint", f"127.0.0.1:{ports[0]}"]
-            + ["--otlp-http-endpoint", f"127.0.0.1:{ports[1]}"],
+            [
+                rotel_path(),
+                *["start", "--exporter", "blackhole", "--log-format", "text"],
+                *["--debug-log", "logs", "--debug-log-verbosity", "detailed"],
+                f"--otlp-grpc-endpoint=127.0.0.1:{ports[0]}",
+                f"--otlp-http-endpoint=127.0.0.1:{ports[1]}",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -227,7 +230,7 @@ class Rotel:
             self._process.wait(STOP_TIMEOUT_S)
         self._log.close()
 
-    def __enter__(self) -> Rotel:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

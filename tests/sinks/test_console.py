@@ -106,7 +106,7 @@ def test_full_pipe_is_retried_and_no_line_is_cut(pipe) -> None:
     records = [make(body=f"{n}:" + "x" * (n * 997 % 9000)) for n in range(100)]
     driver = open_driver(JSON, fd=pipe[1], environ={})
     rest, found, full = records, b"", 0
-    while rest:
+    while rest and full < 1000:
         outcome = driver.write(rest)
         if outcome == Delivered():
             break

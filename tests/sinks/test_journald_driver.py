@@ -84,7 +84,7 @@ def test_full_queue_is_retried_from_the_first_that_did_not_fit(
     records = rest = batch(1000)
     received = []
     retries = 0
-    while rest:
+    while rest and retries < 1000:
         outcome = driver.write(rest)
         received += listener.receive()
         if outcome == Delivered():
@@ -184,7 +184,7 @@ def test_path_beyond_a_sockets_is_a_config_error() -> None:
 
 
 def test_socket_without_listener_is_accepted(listener) -> None:
-    """journald may be restarting while the server starts."""
+    """A journald may be restarting while the server starts."""
     listener.socket.close()
     driver = open_driver(JournaldSink(str(listener.path)))
     assert isinstance(driver.write(batch(1)), RetryAfter)

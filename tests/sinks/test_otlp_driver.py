@@ -192,7 +192,7 @@ def test_retry_after_is_honoured(receiver, open_sink, value, least, most) -> Non
     ],
 )
 def test_retryable_grpc_code(receiver, open_sink, code) -> None:
-    """gRPC's retryable codes come again later, with one attempt."""
+    """Retryable codes of gRPC come again later, with one attempt."""
     receiver.script = [GrpcAnswer(grpc.StatusCode[code])]
     driver = open_sink("grpc")
     outcome = driver.write(batch(2))

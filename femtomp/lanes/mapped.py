@@ -1,0 +1,138 @@
+"""The `mmap` writer: frames are stored into a preallocated mapping, without a system call.
+
+A log call then hands the interpreter lock to nobody: beside busy threads its stalls over
+1 ms are ten times rarer than with a `write` a record, and it costs 1.2 us less.
+
+::
+
+    store the frame at e; commit = e + n (one aligned 8-byte store)
+
+The commit word is the only tail: what lies behind it is not there, so an append that an
+exception or a crash interrupts is overwritten by the next one or never seen. Order of
+stores is the processor's: this writer is chosen on x86-64 alone, where stores become
+visible in order. Space is allocated before it is mapped (`posix_fallocate`): a store to a
+page that a full tmpfs cannot give would be SIGBUS. The mapping survives `os.closerange`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
+
+from femtomp.codec import frame
+from femtomp.lanes.segment import (
+    COMMIT_AT,
+    FRAMES_AT,
+    RETIRED,
+    SEGMENT_BYTES,
+    STARTED,
+    WRITER_MMAP,
+    create,
+    pack_segment_header,
+    segment_name,
+)
+from femtomp.lanes.writer import LaneLostError, LaneWriter, map_file, unmap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The first segment is small: many workers log a few lines and end. 70 us to make.
+FIRST_BYTES: Final = 64 * 1024
+_COMMIT: Final = COMMIT_AT // 8
+
+
+class MappedWriter(LaneWriter):
+    """Append by storing into a mapping."""
+
+    def _open_first(self) -> None:
+        self._size = FIRST_BYTES // 2
+        self._segment: mmap.mmap
+        self._commit: memoryview
+        self.append = self._bind_append(*self._create_segment(0))
+
+    def _create_segment(self, needed: int) -> tuple[mmap.mmap, memoryview, int]:
+        """Make the next segment, large enough for a frame of `needed` bytes.
+
+        A number is used once, even if making its file fails half-way.
+        """
+        self._number = number = self._number + 1
+        size = min(SEGMENT_BYTES, self._size * 2)
+        size = max(size, -(-(FRAMES_AT + needed) // mmap.PAGESIZE) * mmap.PAGESIZE)
+        header = pack_segment_header(self.epoch_bytes, number, WRITER_MMAP)
+        name = segment_name(self.epoch, number)
+        made: list[mmap.mmap] = []
+        descriptor = create(
+            self._directory, name, header, size=size,
+            before_rename=lambda d: made.append(map_file(d, size)),
+        )  # fmt: skip
+        status = os.fstat(descriptor)
+        os.close(descriptor)  # the mapping needs it no more
+        self._size = min(size, SEGMENT_BYTES)
+        self._segment = made[0]
+        self._commit = memoryview(self._segment).cast("Q")
+        # No descriptor to close, but the file that `check` and `unmap` mean.
+        self._known["segment"] = (-1, status.st_dev, status.st_ino)
+        return self._segment, self._commit, size
+
+    def _roll(self, needed: int) -> tuple[mmap.mmap, memoryview, int]:
+        full, view = self._segment, self._commit
+        _, device, inode = self._known["segment"]
+        made = self._create_segment(needed)
+        unmap(full, [view], device, inode)
+        return made
+
+    def forget(self) -> None:
+        """Unmap the parent's segment in a forked child: it would be pinned for life."""
+        _, device, inode = self._known["segment"]
+        unmap(self._segment, [self._commit], device, inode)
+
+    def _bind_append(
+        self, segment: mmap.mmap, commit: memoryview, size: int
+    ) -> Callable[[bytes], bool]:
+        """Make `append`, the hot path: locals instead of attributes save 0.4 us a call."""
+        lock, append_side = self._lock, self.append_side
+        words, lane_seed = self.words, self.seed
+        pack_into, cover = frame.HEADER.pack_into, frame.COVERED.pack
+        busy = False
+
+        def append(payload: bytes) -> bool:
+            nonlocal busy, segment, commit, size
+            with lock:
+                if busy:
+                    # This very thread is inside append: a signal handler, __del__ or
+                    # the collector logs in the middle of it.
+                    return append_side(payload)
+                try:
+                    busy = True
+                    sequence = words[STARTED]
+                    words[STARTED] = sequence + 1
+                    length = len(payload)
+                    end = commit[_COMMIT]
+                    behind = (end + length + 23) & -8
+                    if behind > size:
+                        # Nothing fits meanwhile: should an exception be thrown in, the
+                        # next append rolls again, never writes behind a reader.
+                        kept, size = size, 0
+                        try:
+                            segment, commit, size = self._roll(behind - end)
+                        except OSError as exc:
+                            size = kept
+                            return self.failed(exc, None, 0)
+                        end = FRAMES_AT
+                        behind = (end + length + 23) & -8
+                    start = end + 16
+                    crc = crc32(payload, crc32(cover(sequence, length), lane_seed))
+                    pack_into(segment, end, length, crc, sequence)
+                    segment[start : start + length] = payload
+                    commit[_COMMIT] = behind
+                finally:
+                    busy = False
+            if words[RETIRED]:
+                # Read after the store: either the engine's last look at this lane sees
+                # the frame, or we see the word and the caller says it again elsewhere.
+                raise LaneLostError
+            return True
+
+        return append
