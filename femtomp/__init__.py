@@ -174,7 +174,9 @@ def start_server(
     >>> with femtomp.start_server("console:json") as server:
     ...     logging.getLogger("shop").addHandler(femtomp.worker_handler())
     ...     logging.getLogger("shop").warning("low stock", extra={"item": 7})
-    >>> logging.getLogger("shop").removeHandler(femtomp.worker_handler(spool=server.spool))
+    >>> logging.getLogger("shop").removeHandler(
+    ...     femtomp.worker_handler(spool=server.spool)
+    ... )
     """
     from femtomp.supervisor import process
     from femtomp.worker.sender import queue

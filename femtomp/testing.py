@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from femtomp.codec import frame
-from femtomp.lanes import spool as spools
+from femtomp.lanes import place
 from femtomp.lanes.queue import Puller
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.record import Record, Resource
@@ -57,7 +57,9 @@ class CapturedRecords(Sequence[Record]):
 
 
 @contextmanager
-def captured_records(level: int | str = 1, *, logger: str | None = None) -> Iterator[CapturedRecords]:
+def captured_records(
+    level: int | str = 1, *, logger: str | None = None
+) -> Iterator[CapturedRecords]:
     """Capture the records logged inside the block, by this process and its children.
 
     Puts femtomp's handler on a logger, sets that logger's level, and takes both back.
@@ -86,7 +88,7 @@ def captured_records(level: int | str = 1, *, logger: str | None = None) -> Iter
     """
     target = logging.getLogger(logger)
     with tempfile.TemporaryDirectory(prefix="femtomp-captured-") as parent:
-        spool = spools.create(
+        spool = place.create(
             Path(parent), "captured", level=1, sinks=(), master={"pid": os.getpid()}
         )
         spool.set_control(STATE, State.RUNNING)

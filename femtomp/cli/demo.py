@@ -146,6 +146,7 @@ def _report(
     table = demo_report.rows(accounts, held, {"console": console_delivered})
     print()
     demo_report.show(table)
+    say(demo_report.CAPTION)
     for remark in demo_report.unreturned(table):
         say(remark)
     for destination in destinations:

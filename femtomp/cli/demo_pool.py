@@ -87,7 +87,11 @@ def _kill_in_the_middle(plan: Plan, worker: ForkProcess, slot: Slot) -> str:
         if slot.returned < plan.rush_at:
             time.sleep(_POLL_S)
     worker.kill()
-    return f"SIGKILL to {worker.name} (pid {worker.pid}) at its record {moment}"
+    worker.join()
+    found = f"{slot.returned} calls had returned"
+    if slot.returned >= plan.rush_at + RUSH_RECORDS:
+        found += ", and it waited: this machine is too busy for a kill in the middle"
+    return f"SIGKILL to {worker.name} (pid {worker.pid}) from call {moment} on: {found}"
 
 
 def _end_of(role: Role, worker: ForkProcess) -> str:

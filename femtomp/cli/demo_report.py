@@ -177,6 +177,12 @@ def verdict(table: Sequence[Row]) -> str:
     return f"lost {lost}, duplicates {duplicates}"
 
 
+CAPTION: Final = (
+    "Latencies are of single calls with pauses between them, the caches cold; only the "
+    "killed\nworker ends without pauses."
+)
+
+
 def unreturned(table: Sequence[Row]) -> list[str]:
     """Explain the rows in which more was delivered than had returned."""
     workers = {row.worker for row in table if row.delivered > row.returned}

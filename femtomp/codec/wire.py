@@ -3,8 +3,22 @@
 In: a tuple made by the worker's capture. Out: bytes; and in the supervisor a `Record`.
 Pure: no I/O, no clock. Version 1::
 
-    (1, timestamp_ns, levelno, levelname, logger, body, template,
-     path, line, function, thread_id, thread_name, attributes, more)
+    (
+        1,
+        timestamp_ns,
+        levelno,
+        levelname,
+        logger,
+        body,
+        template,
+        path,
+        line,
+        function,
+        thread_id,
+        thread_name,
+        attributes,
+        more,
+    )
 
 `template`, `attributes` and `more` may be None; `more` is a dict of what most records do
 not have: "exception" (type, message, stacktrace), "stack", "trace" (trace id, span id,
@@ -147,18 +161,34 @@ def decode(payload: bytes) -> object:
         value = unpickler.load()
         # The proxy's copy is the only view of the memo that the C Unpickler gives.
         memo = unpickler.memo.copy()  # type: ignore[attr-defined]
+        behind = stream.tell() != len(payload) or _has_more(unpickler)
     except CodecError:
         raise
     except _LOAD_ERRORS as exc:
         msg = f"payload cannot be decoded: {type(exc).__name__}: {exc}"
         raise CodecError(msg) from exc
-    if stream.tell() != len(payload) or not payload.endswith(pickle.STOP):
+    if behind:
         msg = "payload has bytes behind its end: refused"
         raise CodecError(msg)
     if memo:
         msg = "payload uses the pickle memo: refused"
         raise CodecError(msg)
     return value
+
+
+def _has_more(unpickler: pickle.Unpickler) -> bool:
+    """Tell whether anything is left to load.
+
+    Where a pickle has a FRAME, all of it is read at once, and what stands behind the
+    STOP in it waits inside the Unpickler, unseen by the stream's `tell`.
+    """
+    try:
+        unpickler.load()
+    except EOFError:
+        return False
+    except _LOAD_ERRORS:
+        return True
+    return True
 
 
 def decode_chunk(
@@ -182,7 +212,14 @@ def decode_chunk(
             if tell() != frame.end or type(fields) is not tuple:
                 break
             loaded.append(fields)
-        if len(loaded) == len(frames) and not unpickler.memo.copy():  # type: ignore[attr-defined]
+        # Should one have left bytes in the Unpickler, the next one was loaded from
+        # these, which `tell` shows; the last one's are asked for here.
+        seek(0, io.SEEK_END)
+        if (
+            len(loaded) == len(frames)
+            and not unpickler.memo.copy()  # type: ignore[attr-defined]
+            and not _has_more(unpickler)
+        ):
             return loaded
     except _LOAD_ERRORS:
         pass  # each one is tried again alone, with an Unpickler of its own

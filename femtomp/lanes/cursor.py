@@ -150,7 +150,9 @@ class CursorFile:
         self.close()
 
 
-def read_cursors(directory: int, epoch: str, suffix: str = "cur") -> dict[bytes, Cursor]:
+def read_cursors(
+    directory: int, epoch: str, suffix: str = "cur"
+) -> dict[bytes, Cursor]:
     """Return the cursors of a lane by `sink_key`, from the file alone.
 
     A missing or foreign file gives none; a damaged slot gives way to its twin.

@@ -87,14 +87,18 @@ class Puller:
             file.commit(PULL, Cursor(position, Counters()))
         return records
 
-    def _records(self, epoch: str, frames: list[Any], fields: list[Any]) -> list[Record]:
+    def _records(
+        self, epoch: str, frames: list[Any], fields: list[Any]
+    ) -> list[Record]:
         own = self._resources[(epoch, 0, "")]
 
         def of_process(pid: int, name: str) -> Resource:
             key = (epoch, pid, name)
             if key not in self._resources:
                 changes = {"process.pid": pid, "femtomp.worker.name": name}
-                self._resources[key] = type(own)({**own, **changes}, {**own.brief, **changes})
+                self._resources[key] = type(own)(
+                    {**own, **changes}, {**own.brief, **changes}
+                )
             return self._resources[key]
 
         records = []
@@ -155,7 +159,9 @@ class Queue:
     def __reduce__(self) -> tuple[Any, ...]:
         return self._rebuild, (self._path,)
 
-    def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002, FBT001, FBT002 - multiprocessing.Queue's signature
+    def put(
+        self, item: object, block: bool = True, timeout: float | None = None
+    ) -> None:  # noqa: ARG002, FBT001, FBT002 - multiprocessing.Queue's signature
         """Put a LogRecord, a Record or a dict into this process's lane.
 
         Returns when the record is safe. `block` and `timeout` are accepted for the
@@ -223,7 +229,10 @@ class Queue:
         try:
             lanes: dict[str, Lane] = {}
             scan(spool.lanes, lanes, lambda epoch: Lane(spool.lanes, epoch))
-            return sum(lane.refresh() and lane.count(Cursor().position) for lane in lanes.values())
+            return sum(
+                lane.refresh() and lane.count(Cursor().position)
+                for lane in lanes.values()
+            )
         finally:
             spool.close()
 

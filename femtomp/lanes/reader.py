@@ -291,7 +291,9 @@ class Lane:
                 frames, behind, tail = frame.split(data, 0, self._seed)
             if frames:
                 return _Found(data, frames, offset + behind)
-            if tail is Tail.END or not (closed or self._is_lasting(number, offset, tail)):
+            if tail is Tail.END or not (
+                closed or self._is_lasting(number, offset, tail)
+            ):
                 return None
             return self._salvage(descriptor, number, offset, size, closed=closed)
         except (OSError, CodecError):

@@ -62,7 +62,9 @@ _OWN: Final = struct.Struct("<8sI12sII")
 _SEG: Final = struct.Struct("<8sI12sIII")
 _OWN_MAGIC: Final = b"FMTPOWN\0"
 _SEG_MAGIC: Final = b"FMTPSEG\0"
-_NAME: Final = re.compile(r"([0-9a-f]{24})\.(?:(own|side|cur|pull)|(0|[1-9][0-9]{0,8})\.seg)")
+_NAME: Final = re.compile(
+    r"([0-9a-f]{24})\.(?:(own|side|cur|pull)|(0|[1-9][0-9]{0,8})\.seg)"
+)
 
 # User code closes descriptors wholesale (daemonisers) and starts at the low ones.
 _FIRST_DESCRIPTOR: Final = 512

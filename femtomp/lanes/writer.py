@@ -248,4 +248,3 @@ def open_writer(kind: str, directory: int, identity: bytes) -> LaneWriter:
     from femtomp.lanes.appending import AppendingWriter  # noqa: PLC0415
 
     return AppendingWriter(directory, identity)
-

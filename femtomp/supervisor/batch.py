@@ -143,9 +143,7 @@ def _all_of(stream: Stream) -> tuple[int, Counters]:
     delivered = len(stream.records)
     damaged = stream.fates.count(CORRUPT)
     filtered = len(stream.fates) - delivered - damaged
-    counters = Counters(
-        delivered, filtered, corrupt=damaged + stream.chunk.corrupt
-    )
+    counters = Counters(delivered, filtered, corrupt=damaged + stream.chunk.corrupt)
     return stream.chunk.after, counters
 
 

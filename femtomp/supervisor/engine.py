@@ -56,7 +56,9 @@ def main(launch: Launch) -> int:
 
 def _report(ready: int, problem: Exception | None) -> None:
     """Tell the master, if it is still there to be told."""
-    message = {} if problem is None else {"error": _error_name(problem), "text": str(problem)}
+    message = (
+        {} if problem is None else {"error": _error_name(problem), "text": str(problem)}
+    )
     try:
         os.write(ready, json.dumps(message).encode() + b"\n")
         os.close(ready)

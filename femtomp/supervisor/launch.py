@@ -41,7 +41,9 @@ class Supervisor(NamedTuple):
     """Write end of the pipe that says that members are left; held open, never used."""
 
 
-def launch(config: ServerConfig, spool: Spool, timeout: float = START_TIMEOUT_S) -> Supervisor:
+def launch(
+    config: ServerConfig, spool: Spool, timeout: float = START_TIMEOUT_S
+) -> Supervisor:
     """Start guardian and engine and wait until every sink is built.
 
     Raises
@@ -54,7 +56,7 @@ def launch(config: ServerConfig, spool: Spool, timeout: float = START_TIMEOUT_S)
     streams = [_duplicate(2), _duplicate(1)]
     passed = (ready_write, lifetime_read, *streams)
     try:
-        told = Launch(config, str(spool.path), tuple(sys.path), *passed)
+        told = Launch(config, spool.path, tuple(sys.path), *passed)
         # Until it has read its configuration it has no other way to be heard.
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
         process = _spawn(told, passed, said)
@@ -109,7 +111,9 @@ def _spawn(
         "from femtomp.supervisor.guardian import main; main()"
     )
     environment = {
-        k: v for k, v in os.environ.items() if k not in ("PYTHONWARNINGS", "PYTHONINSPECT")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("PYTHONWARNINGS", "PYTHONINSPECT")
     }
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
         [interpreter(), "-P", "-c", code],

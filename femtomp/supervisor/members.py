@@ -31,7 +31,11 @@ class Member:
     """One lane with its cursors and its owner."""
 
     def __init__(
-        self, lane: Lane, cursors: CursorFile, identity: Identity, base: Mapping[str, Any]
+        self,
+        lane: Lane,
+        cursors: CursorFile,
+        identity: Identity,
+        base: Mapping[str, Any],
     ) -> None:
         self.lane: Final = lane
         self.cursors: Final = cursors
@@ -80,7 +84,9 @@ class Member:
     def unlink(self, directory: int) -> None:
         """Delete the lane's files, `.own` last: until then it is found again."""
         names = [seg.segment_name(self.lane.epoch, n) for n in self.lane.segments]
-        names += [f"{self.lane.epoch}.{kind}" for kind in ("side", "pull", "cur", "own")]
+        names += [
+            f"{self.lane.epoch}.{kind}" for kind in ("side", "pull", "cur", "own")
+        ]
         for name in names:
             try:
                 os.unlink(name, dir_fd=directory)

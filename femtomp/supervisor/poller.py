@@ -56,7 +56,9 @@ class Poller:
         Wakes all pumps.
     """
 
-    def __init__(self, spool: Spool, base: Mapping[str, Any], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, spool: Spool, base: Mapping[str, Any], wake: Callable[[], None]
+    ) -> None:
         self.members: Final[dict[str, Member]] = {}
         self.interval_s = BUSY_S
         self._spool = spool

@@ -27,11 +27,16 @@ from femtomp.config import (
     resolve_sinks,
 )
 from femtomp.errors import AlreadyStartedError, ConfigError, SpoolError
-from femtomp.lanes import spool as spools
+from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
 from femtomp.supervisor.launch import Supervisor, launch
-from femtomp.supervisor.stats import DrainReport, ServerStats, read_stats, wait_delivered
+from femtomp.supervisor.stats import (
+    DrainReport,
+    ServerStats,
+    read_stats,
+    wait_delivered,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +76,7 @@ class Server:
         queue: Queue,
         worker_init: Callable[..., None],
     ) -> None:
-        self.spool: Final[Path] = spool.path
+        self.spool: Final[Path] = Path(spool.path)
         self.queue: Final = queue
         self.worker_init: Final = worker_init
         self._spool = spool
@@ -162,8 +167,12 @@ class Server:
 
     def _end(self, supervisor: Supervisor, timeout: float | None) -> None:
         try:
-            deadline_ns = 0 if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
-            self._spool.set_control(DEADLINE, max(deadline_ns, 1) if timeout is not None else 0)
+            deadline_ns = (
+                0 if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+            )
+            self._spool.set_control(
+                DEADLINE, max(deadline_ns, 1) if timeout is not None else 0
+            )
             self._spool.set_control(STATE, State.STOPPING)
         except OSError:
             pass  # the spool was deleted: there is nothing to drain
@@ -188,7 +197,10 @@ class Server:
             if not ended:
                 return False
             control = self._spool.control()
-            if start_ticks(control[ENGINE]) != control[ENGINE_TICKS] or not control[ENGINE]:
+            if (
+                start_ticks(control[ENGINE]) != control[ENGINE_TICKS]
+                or not control[ENGINE]
+            ):
                 return True
             if deadline is not None and time.monotonic() >= deadline:
                 return False
@@ -259,11 +271,13 @@ def start(
         name=name or str(attributes["service.name"]),
         sinks=resolved,
         resource=attributes,
-        level=level_number(os.environ.get("FEMTOMP_LEVEL", "INFO") if level is None else level),
+        level=level_number(
+            os.environ.get("FEMTOMP_LEVEL", "INFO") if level is None else level
+        ),
         **options,
     )
-    spool = spools.create(
-        spools.choose_parent(spool_parent, os.environ),
+    spool = place.create(
+        place.choose_parent(spool_parent, os.environ),
         told.name,
         level=told.level,
         sinks=tuple(str(sink.name) for sink in resolved),
@@ -275,7 +289,7 @@ def start(
         spool.remove()
         spool.close()
         raise
-    path = str(spool.path)
+    path = spool.path
     server = Server(
         spool, told, supervisor,
         queue=make_queue(path, attributes), worker_init=make_init(path),
@@ -319,7 +333,9 @@ def _attach_in_child(
     )
 
 
-def _resource(given: Mapping[str, object] | None, name: str | None) -> dict[str, object]:
+def _resource(
+    given: Mapping[str, object] | None, name: str | None
+) -> dict[str, object]:
     """Merge the resource: arguments over OTEL_* over what can be guessed."""
     merged: dict[str, object] = {}
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
@@ -336,4 +352,3 @@ def _resource(given: Mapping[str, object] | None, name: str | None) -> dict[str,
     script = Path((getattr(sys, "argv", None) or [""])[0]).stem
     merged.setdefault("service.name", name or script.lstrip("-") or "python")
     return merged
-

@@ -77,7 +77,9 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         while True:
-            last = self.draining.is_set()  # before looking: what comes later is not ours
+            last = (
+                self.draining.is_set()
+            )  # before looking: what comes later is not ours
             batch = self._collect()
             if batch is not None:
                 self._deliver(driver, batch)

@@ -116,7 +116,9 @@ def read_stats(spool: Spool) -> ServerStats:
     """Read a server's statistics. Damaged lanes are left out, as the engine does."""
     sums, started, dropped = read_totals(spool.lanes, spool.sinks)
     totals = {name: SinkStats(*counters) for name, counters in sums.items()}
-    lanes = [s for lane in open_lanes(spool).values() if (s := _lane_stats(spool, lane))]
+    lanes = [
+        s for lane in open_lanes(spool).values() if (s := _lane_stats(spool, lane))
+    ]
     for lane in lanes:
         started += lane.started
         dropped = {k: v + lane.dropped.get(k, 0) for k, v in dropped.items()}

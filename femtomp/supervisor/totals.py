@@ -11,7 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes import segment as seg
-from femtomp.lanes.cursor import Counters, Cursor, CursorFile, Position, read_cursors, sink_key
+from femtomp.lanes.cursor import (
+    Counters,
+    Cursor,
+    CursorFile,
+    Position,
+    read_cursors,
+    sink_key,
+)
 
 if TYPE_CHECKING:
     from femtomp.supervisor.members import Member
@@ -45,7 +52,9 @@ class Totals:
                 self._file.commit(name, Cursor(mark, before.plus(counters)))
 
 
-def read_totals(directory: int, sinks: tuple[str, ...]) -> tuple[dict[str, Counters], int, dict[str, int]]:
+def read_totals(
+    directory: int, sinks: tuple[str, ...]
+) -> tuple[dict[str, Counters], int, dict[str, int]]:
     """Return (counters by sink, calls begun, drops by reason) of all reaped lanes."""
     found = read_cursors(directory, EPOCH)
     nothing = Cursor()

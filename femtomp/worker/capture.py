@@ -67,21 +67,33 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
     extras: dict[str, Any] | None = None
     more: dict[str, Any] | None = None
     if len(values) != _STANDARD:
-        if len(values) > _STANDARD + MAX_ATTRIBUTES:
+        if not _STANDARD < len(values) <= _STANDARD + MAX_ATTRIBUTES:
             return _with_care(record, pid)
         extras = {}
-        for name in [*values][_STANDARD:]:
-            value = values[name]
-            if type(value) not in _PLAIN or name in _ADDED:
-                return _with_care(record, pid)
-            extras[name] = value
+        try:
+            for name in [*values][_STANDARD:]:
+                value = values[name]
+                # A standard name here: a record factory set something before them.
+                if (
+                    type(value) not in _PLAIN
+                    or name in _NOT_EXTRAS
+                    or type(name) is not str
+                ):
+                    return _with_care(record, pid)
+                extras[name] = value
+        except TypeError:  # a metaclass that made its classes unhashable
+            return _with_care(record, pid)
     message = record.msg
+    level, level_name, logger = record.levelno, record.levelname, record.name
     if (
         record.exc_info
         or record.exc_text
         or record.stack_info
         or record.process != pid
         or type(message) is not str
+        or type(level) is not int
+        or type(level_name) is not str
+        or type(logger) is not str
         or type(record) is not _LogRecord
     ):
         return _with_care(record, pid)
@@ -98,7 +110,7 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
             encoder = new_encoder()
         dump, pieces = encoder
         dump((
-            1, time_ns(), record.levelno, record.levelname, record.name,
+            1, time_ns(), level, level_name, logger,
             # LogRecord.getMessage, without the call: 80 ns.
             message % args if args else message, message if args else None,
             record.pathname, record.lineno, record.funcName,
@@ -195,7 +207,9 @@ def _message(record: logging.LogRecord) -> tuple[str, str | None]:
 
 def _exception(exc_info: Any, exc_text: Any) -> tuple[str, str, str] | None:
     """Return type, message and stack trace, as OpenTelemetry's conventions name them."""
-    error = exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info  # noqa: PLR2004
+    error = (
+        exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info
+    )  # noqa: PLR2004
     if not isinstance(error, BaseException):  # exc_info=True outside of an `except`
         return ("", "", _str(exc_text)) if exc_text else None
     kind = type(error)
@@ -253,7 +267,10 @@ def from_record(record: Record, pid: int) -> bytes:
 def _span(record: Record) -> tuple[int, int, int] | None:
     """Return the ids of a record's span as numbers; None for what are no such ids."""
     try:
-        trace_id, span_id = int(record.trace_id or "", 16), int(record.span_id or "", 16)
+        trace_id, span_id = (
+            int(record.trace_id or "", 16),
+            int(record.span_id or "", 16),
+        )
     except (TypeError, ValueError):
         return None
     if not (0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64):

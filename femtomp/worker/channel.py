@@ -105,9 +105,15 @@ class Channel:
             try:
                 self._close_inherited()
                 spool = Spool(self.path)
-                role = "master" if spool.manifest["master"]["pid"] == self.pid else "worker"
+                role = (
+                    "master"
+                    if spool.manifest["master"]["pid"] == self.pid
+                    else "worker"
+                )
                 who = identity_codec.to_bytes(read_identity(role))
-                lane = open_writer(spool.manifest.get("writer", "write"), spool.lanes, who)
+                lane = open_writer(
+                    spool.manifest.get("writer", "write"), spool.lanes, who
+                )
                 # Asked last: a server that stopped before this has looked for lanes.
                 if spool.control()[STATE] >= State.STOPPING:
                     self._warn("its server has stopped")
@@ -179,5 +185,3 @@ def say(text: str) -> None:
         os.write(2, line)
     except OSError:
         pass  # nowhere left to say it
-
-

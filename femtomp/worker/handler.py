@@ -252,5 +252,3 @@ def server_level(spool: str | None) -> int:
         return int(opened.manifest.get("level", logging.INFO))
     finally:
         opened.close()
-
-

@@ -12,6 +12,8 @@ from typing import NamedTuple
 TIMEOUT_S = 15.0
 # Requests of one connection: kept alive, and yet all workers get their share.
 KEPT_FOR = 20
+# A killed worker breaks one request a connection; more than this, and nobody listens.
+MAX_BROKEN = 200
 
 
 class Page(NamedTuple):
@@ -113,7 +115,7 @@ class Load:
                 if (page := self._next()) is None:
                     return
                 while not self._ask(connection, page):
-                    if not self._resend:
+                    if not self._resend or len(self.broken) > MAX_BROKEN:
                         return
                 if count % KEPT_FOR == 0:
                     connection.close()

@@ -17,6 +17,8 @@ from typing import Self
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples/gunicorn"
 
+# The last of the signals for which a gunicorn worker, and no master, has a handler.
+ABORT = signal.SIGABRT
 WAIT_S = 20.0
 # Below the limit at which pytest ends its own process.
 WATCHDOG_S = 100.0
@@ -109,9 +111,17 @@ class Gunicorn:
         return self._process.wait(WAIT_S)
 
     def workers(self) -> set[int]:
-        """The worker processes that live now."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return {pid for pid in map(int, children.split()) if state(pid) not in "ZX"}
+        """The workers that live and serve.
+
+        One that was just forked still has the master's signal handlers, and a TERM to
+        it is lost: gunicorn would wait for it, and kill it after 30 seconds.
+        """
+        children = read(f"/proc/{self.pid}/task/{self.pid}/children")
+        return {pid for pid in map(int, children.split()) if catches(pid, ABORT)}
+
+    def await_workers(self, number: int) -> None:
+        """Return when that many workers serve."""
+        until(lambda: len(self.workers()) == number, f"{number} workers serve")
 
     def supervisors(self) -> list[int]:
         """The guardian and the engine of every femtomp server started in it."""
@@ -154,6 +164,14 @@ def read(path: str) -> bytes:
 def state(pid: int) -> str:
     """The state letter of a process; X if it is gone."""
     return read(f"/proc/{pid}/stat").rpartition(b") ")[2][:1].decode() or "X"
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    for line in read(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def tasks(pid: int) -> int:

@@ -1,0 +1,148 @@
+"""Where a spool lies, and making one: the master's part.
+
+In: options and environment. Out: a new directory, or a `SpoolError` that says what to fix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from femtomp.errors import SpoolError
+from femtomp.lanes.segment import FORMAT_VERSION
+from femtomp.lanes.spool import CONTROL_WORDS, Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAX_NAME_CHARS: Final = 48
+# A lane needs locks, appends and renames that mean what they say.
+_REFUSED_FILE_SYSTEMS: Final = ("nfs", "nfs4", "9p", "fuse", "cifs", "smb3", "afs")
+# Here space that was allocated is kept for good; file systems that copy on write may
+# refuse a later store.
+_MAPPABLE: Final = ("tmpfs", "ext4", "xfs")
+
+
+def create(
+    parent: Path,
+    name: str,
+    *,
+    level: int,
+    sinks: tuple[str, ...],
+    master: Mapping[str, Any],
+    writer: str | None = None,
+) -> Spool:
+    """Make a new spool below `parent` and open it.
+
+    Raises
+    ------
+    SpoolError
+        If the parent cannot be used, with the path and what to do.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_MAX_NAME_CHARS].strip("-.") or "app"
+    _refuse_odd_file_systems(parent)
+    try:
+        path = Path(tempfile.mkdtemp("", f"femtomp-{slug}-{os.geteuid()}-", parent))
+    except OSError as exc:
+        msg = (
+            f"cannot create a spool in {parent}: {exc.strerror}; "
+            "give another spool_parent= or set FEMTOMP_SPOOL_PARENT"
+        )
+        raise SpoolError(exc.errno or 0, msg) from exc
+    manifest = {
+        "format": FORMAT_VERSION,
+        "name": name,
+        "level": level,
+        "sinks": sinks,
+        "writer": writer or choose_writer(parent),
+        "master": dict(master),
+    }
+    try:
+        (path / "lanes").mkdir(mode=0o700)
+        (path / "control").write_bytes(bytes(8 * CONTROL_WORDS))
+        (path / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        return Spool(path)
+    except OSError as exc:
+        shutil.rmtree(path, ignore_errors=True)
+        msg = f"cannot fill the spool {path}: {exc.strerror or exc}"
+        raise SpoolError(exc.errno or 0, msg) from exc
+
+
+def choose_parent(
+    given: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> Path:
+    """Decide where spools lie.
+
+    `given`, else FEMTOMP_SPOOL_PARENT (both must exist), else the first of
+    STATE_DIRECTORY/femtomp, RUNTIME_DIRECTORY, XDG_RUNTIME_DIR/femtomp, /dev/shm and the
+    temporary directory that can be written to.
+
+    Raises
+    ------
+    SpoolError
+        If the one asked for is not a directory.
+    """
+    asked = given or environ.get("FEMTOMP_SPOOL_PARENT")
+    if asked:
+        path = Path(asked).absolute()
+        if not path.is_dir():
+            msg = f"spool_parent {path} is not a directory: create it, or name another"
+            raise SpoolError(20, msg)
+        return path
+    for variable, below in (
+        ("STATE_DIRECTORY", "femtomp"),
+        ("RUNTIME_DIRECTORY", ""),
+        ("XDG_RUNTIME_DIR", "femtomp"),
+    ):
+        # systemd may name several, separated by colons: the first is ours.
+        base = environ.get(variable, "").partition(":")[0]
+        if base and _usable(path := Path(base, below)):
+            return path
+    shm = Path("/dev/shm")  # noqa: S108 - a directory of our own is made below it
+    return shm if _usable(shm) else Path(tempfile.gettempdir())
+
+
+def choose_writer(parent: Path) -> str:
+    """Return which writer the lanes below a directory get: "mmap" or "write".
+
+    Mappings where stores become visible in order and preallocated space is kept for
+    good; file systems that copy on write may refuse a later store even then.
+    """
+    ordered = os.uname().machine in ("x86_64", "AMD64")
+    return "mmap" if ordered and _file_system(parent) in _MAPPABLE else "write"
+
+
+def _usable(path: Path) -> bool:
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return False
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
+
+
+def _refuse_odd_file_systems(parent: Path) -> None:
+    kind = _file_system(parent)
+    if kind.partition(".")[0] in _REFUSED_FILE_SYSTEMS:
+        msg = f"{parent} is on {kind}, where locks and appends cannot be trusted"
+        raise SpoolError(95, msg)
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system a path is on, by the longest mount point."""
+    best, kind = "", ""
+    real = f"{path.resolve()}/"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4].rstrip("/") + "/"
+        if real.startswith(point) and len(point) >= len(best):
+            best, kind = point, right.split(" ")[0]
+    return kind
