@@ -105,24 +105,29 @@ def _worker_steps(
         "whole: Logger.info, WorkerHandler",
         lambda: full.info(_MESSAGE, path, 17, extra=extra),
     )
-    record = full.makeRecord(
-        full.name,
-        logging.INFO,
-        __file__,
-        17,
-        _MESSAGE,
-        (path, 17),
-        None,
-        "main",
-        _EXTRA,
-    )
+
+    def made() -> logging.LogRecord:
+        return full.makeRecord(
+            full.name,
+            logging.INFO,
+            __file__,
+            17,
+            _MESSAGE,
+            (path, 17),
+            None,
+            "main",
+            _EXTRA,
+        )
+
+    record = made()
     pid = os.getpid()
     payload = from_log_record(record, pid)
     fields = wire.decode(payload)
     way = channel(str(spool))
-    way.send(payload)
-    append = way._append
+    handler.handle(record)
+    append = way.append  # found anew with each lane
     print(f"(a payload is {len(payload)} bytes)")
+    record = made()  # now: an old one would take the slow path
     yield "  WorkerHandler.handle", lambda: handler.handle(record)
     yield "    capture.from_log_record", lambda: from_log_record(record, pid)
     yield "      record.getMessage", record.getMessage

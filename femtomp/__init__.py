@@ -178,10 +178,10 @@ def start_server(
     ...     femtomp.worker_handler(spool=server.spool)
     ... )
     """
-    from femtomp.supervisor import process
+    from femtomp.supervisor.start import start
     from femtomp.worker.sender import queue
 
-    return process.start(
+    return start(
         sinks,
         spool_parent=spool_parent,
         name=name,
@@ -231,7 +231,7 @@ def basic_config(
     >>> server.stop().drained
     True
     """
-    from femtomp.supervisor.process import running
+    from femtomp.supervisor.start import running
 
     server = running()
     if server is None:

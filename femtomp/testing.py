@@ -22,7 +22,7 @@ from femtomp.lanes.queue import Puller
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.record import Record, Resource
 from femtomp.sinks import Delivered, RetryAfter
-from femtomp.worker.handler import SPOOL_VARIABLE, worker_handler
+from femtomp.worker.handler import SPOOL_VARIABLE, release, worker_handler
 
 if TYPE_CHECKING:
     from femtomp.sinks import Driver, Outcome
@@ -32,12 +32,18 @@ class CapturedRecords(Sequence[Record]):
     """The records so far, in order: read again from the lanes whenever looked at."""
 
     def __init__(self, puller: Puller) -> None:
-        self._puller = puller
+        self._puller: Puller | None = puller
         self._records: list[Record] = []
 
     def _now(self) -> list[Record]:
-        self._records += self._puller.pull()
+        if self._puller is not None:
+            self._records += self._puller.pull()
         return self._records
+
+    def freeze(self) -> None:
+        """Look for the last time; the lanes may go away afterwards."""
+        self._now()
+        self._puller = None
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -107,5 +113,7 @@ def captured_records(
                 os.environ.pop(SPOOL_VARIABLE, None)
             else:
                 os.environ[SPOOL_VARIABLE] = previous[1]
-            len(records)  # the last look, before the directory goes
+            records.freeze()
             spool.set_control(STATE, State.STOPPED)
+            release(handler)
+            spool.close()

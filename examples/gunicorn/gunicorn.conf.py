@@ -22,7 +22,7 @@ def on_starting(arbiter):
     # Kept by the arbiter: at a reload (HUP) this file is executed anew, as a new module
     # with new globals, and on_starting is not called. The server goes on meanwhile.
     arbiter.femtomp = femtomp.start_server(name="shop")
-    femtomp.worker_init()  # the master logs too
+    femtomp.worker_init()  # the master logs too, at FEMTOMP_LEVEL
 
 
 def post_fork(arbiter, worker):

@@ -206,11 +206,13 @@ def remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     spans = {one["span_id"] for one in lines if "span_id" in one}
     inside = sum("span_id" in one for one in lines)
     pids = {one["resource"]["process.pid"] for one in lines}
-    return [
+    said = [
         f"{len(pids)} processes, each under its own pid",
         f"{causes} exceptions with their cause",
-        f"{inside} records in {len(spans)} OpenTelemetry spans",
     ]
+    if spans:
+        said.append(f"{inside} records in {len(spans)} OpenTelemetry spans")
+    return said
 
 
 def cells(table: Sequence[Row]) -> list[list[str]]:

@@ -113,10 +113,12 @@ def _serve(
     name = args.name or Path(command[0]).name
     server = start_server(args.sinks, name=name, level=args.level)
     try:
-        pid = _spawn(command, mask)
-        status = wait_for(pid)
-    except OSError as exc:
-        status = _not_executed(command[0], exc)
+        try:
+            pid = _spawn(command, mask)
+        except OSError as exc:
+            status = _not_executed(command[0], exc)
+        else:
+            status = wait_for(pid)
     finally:
         report = server.stop(args.timeout)
     said = left_over(report)
@@ -129,7 +131,8 @@ def _unusable(program: str) -> int | None:
     """Say that a command cannot be run before a server is started for it."""
     if shutil.which(program):
         return None
-    if shutil.which(program, os.F_OK):
+    is_directory = "/" in program and Path(program).is_dir()
+    if is_directory or shutil.which(program, os.F_OK):
         return _say(f"cannot execute {program}: not executable", EXIT_NOT_EXECUTABLE)
     return _say(f"cannot find the command {program}", EXIT_NOT_FOUND)
 

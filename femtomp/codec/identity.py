@@ -14,7 +14,7 @@ _TYPES: Final = (int, int, int, int, str, str, str, str, str)
 
 
 def to_bytes(identity: Identity) -> bytes:
-    """Return the identity's bytes; long texts are cut.
+    """Return the identity's bytes; long texts are cut, a Path in sys.argv is a text.
 
     Examples
     --------
@@ -23,7 +23,10 @@ def to_bytes(identity: Identity) -> bytes:
     True
     """
     return wire.encode(
-        tuple(v[:MAX_TEXT_CHARS] if isinstance(v, str) else v for v in identity)
+        tuple(
+            int(v) if kind is int else str(v)[:MAX_TEXT_CHARS]
+            for kind, v in zip(_TYPES, identity, strict=True)
+        )
     )
 
 

@@ -331,14 +331,18 @@ def _with_more(
             changes["trace_flags"] = int(flags)
         if (process := more.get("process")) is not None:
             pid, name = process
+            if type(pid) is not int or type(name) is not str:
+                msg = f"process is {process!r}"[:200]
+                raise TypeError(msg)
             changes["resource"] = of_process(pid, name)
         if (severity := more.get("severity")) is not None:
             changes["severity_number"] = int(severity)
         if (scope := more.get("scope")) is not None:
             changes["scope"] = Scope(*scope)
-        changes["event_name"] = more.get("event_name")
+        if (event_name := more.get("event_name")) is not None:
+            changes["event_name"] = str(event_name)
         changes["dropped_attributes_count"] = int(more.get("dropped", 0))
-    except (TypeError, ValueError, AttributeError) as exc:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         msg = f"payload has fields of unexpected types: {exc}"
         raise CodecError(msg) from exc
     return record._replace(**changes)
@@ -348,7 +352,8 @@ def shrink(fields: tuple[Any, ...], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
     """Cut the longest strings of a tuple until its payload is at most `limit` bytes.
 
     Every str or bytes above an equal share of the room is cut to that share and marked;
-    should lists and dicts alone be too much, the attributes are replaced by a mark.
+    should lists and dicts alone be too much, the attributes are replaced by a mark, and
+    at last the body.
     """
     mark = "… [femtomp: truncated, {kept} of {size} kept]"
     # A quarter: a str takes up to four bytes a character.
@@ -360,6 +365,10 @@ def shrink(fields: tuple[Any, ...], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
         share //= 4
     values = list(_cut(fields, 64, mark))
     values[12] = {"femtomp.truncated": "attributes were larger than a record may be"}
+    if len(encode(tuple(values))) > limit:
+        # A body or scope of very many small values.
+        values[5] = f"[femtomp: truncated, a {type(values[5]).__name__}]"
+        values[13] = {k: v for k, v in (values[13] or {}).items() if k != "scope"}
     return tuple(values)
 
 

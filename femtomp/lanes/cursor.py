@@ -14,6 +14,7 @@ whole whatever dies; position and counters move together or not at all.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from hashlib import blake2b
@@ -113,7 +114,7 @@ class CursorFile:
         if not _is_ours(content, epoch):
             content = _new_header(epoch)
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, content, 0)
+            _pwrite(self._descriptor, content, 0)
         found = {key: (pair, gen, cursor) for key, pair, gen, cursor in _slots(content)}
         free = max((pair for pair, _, _ in found.values()), default=-1) + 1
         self._slots: dict[str, tuple[int, int]] = {}
@@ -136,7 +137,7 @@ class CursorFile:
         generation += 1
         slot = _pack_slot(generation, sink_key(sink), cursor)
         at = _HEADER_BYTES + (2 * pair + generation % 2) * _SLOT_BYTES
-        os.pwrite(self._descriptor, slot, at)
+        _pwrite(self._descriptor, slot, at)
         self._slots[sink] = (pair, generation)
         self.cursors[sink] = cursor
 
@@ -169,6 +170,12 @@ def read_cursors(
     if not _is_ours(content, epoch):
         return {}
     return {key: cursor for key, _, _, cursor in _slots(content)}
+
+
+def _pwrite(descriptor: int, content: bytes, at: int) -> None:
+    # A disk that fills up, or a limit on file sizes, lets a part through.
+    if os.pwrite(descriptor, content, at) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _content(descriptor: int) -> bytes:

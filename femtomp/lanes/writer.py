@@ -39,6 +39,7 @@ from femtomp.lanes.segment import (
     STARTED_SIDE,
     WORDS_AT,
     WRITER_WRITE,
+    close_known,
     create,
     known_as,
     pack_own,
@@ -117,6 +118,19 @@ class LaneWriter:
 
     def forget(self) -> None:
         """Let go of what a forked child inherited. Its parent's lane is not its own."""
+
+    def close(self) -> None:
+        """End the lane and release everything; nothing may be appended after it.
+
+        Workers never need it, their end does the same. For tests, which open many.
+        """
+        self.forget()
+        owned.pop(self.epoch, None)
+        self.words.release()
+        kept_for_life.remove(self._own)
+        unmap(self._own, [], *self._known["own"][1:])
+        for known in self._known.values():
+            close_known(known)
 
     def drop(self, reason: str) -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""

@@ -144,6 +144,15 @@ class Channel:
         while self._inherited:
             close_known(self._inherited.pop())
 
+    def close(self) -> None:
+        """Close the lane and the spool."""
+        lane, spool = self._lane, self._spool
+        self._spool = None
+        self._lose_lane()
+        if lane is not None and spool is not None:
+            lane.close()
+            spool.close()
+
     def forget(self) -> None:
         """Begin anew in a forked child: no lane, no lock, the parent's counts gone."""
         self.pid = os.getpid()
@@ -169,6 +178,13 @@ def channel(path: str) -> Channel:
             fork.on_fork(_reset_all)
         found = _channels.setdefault(path, Channel(path))
     return found
+
+
+def close_channel(path: str) -> None:
+    """Let go of a spool for good: for tests, which use many."""
+    closed = _channels.pop(path, None)
+    if closed is not None:
+        closed.close()
 
 
 def _reset_all() -> None:

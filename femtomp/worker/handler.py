@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from femtomp.errors import ConfigError, NoServerError
 from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record
-from femtomp.worker.channel import Channel, channel, say
+from femtomp.worker.channel import Channel, channel, close_channel, say
 from femtomp.worker.fork import catch_up, mark
 
 Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
@@ -200,6 +200,14 @@ def worker_handler(
             return handler
         _memo[key] = handler
     return _memo[key]
+
+
+def release(handler: WorkerHandler) -> None:
+    """Forget a handler and close its lane: for tests, which use many spools."""
+    if handler.spool is not None:
+        for key in [k for k in _memo if k[0] == handler.spool]:
+            del _memo[key]
+        close_channel(handler.spool)
 
 
 def worker_init(

@@ -68,22 +68,3 @@ def about_process() -> list[tuple[str, str]]:
         ("X-Active-Count", str(threading.active_count())),
         ("X-Threads", ",".join(thread.name for thread in threading.enumerate())),
     ]
-
-
-_late = []
-_emit = femtomp.WorkerHandler.emit
-
-
-def _buffered(self, record):
-    _late.append(record)
-    if len(_late) >= 20:
-        batch, _late[:] = _late[:], []
-        for each in batch:
-            _emit(self, each)
-
-
-femtomp.WorkerHandler.emit = _buffered
-import atexit
-import sys
-print("patched", file=sys.stderr)
-atexit.register(lambda: [_emit(logging.root.handlers[0], r) for r in _late])

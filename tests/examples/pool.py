@@ -121,7 +121,12 @@ class Gunicorn:
 
     def await_workers(self, number: int) -> None:
         """Return when that many workers serve."""
-        until(lambda: len(self.workers()) == number, f"{number} workers serve")
+
+        def they_serve() -> bool:
+            assert self._process.poll() is None, self.stderr()
+            return len(self.workers()) == number
+
+        until(they_serve, f"{number} workers serve")
 
     def supervisors(self) -> list[int]:
         """The guardian and the engine of every femtomp server started in it."""

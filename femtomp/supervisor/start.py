@@ -1,0 +1,190 @@
+"""Starting a server: options checked, spool made, supervisor launched, handle returned.
+
+In: what `femtomp.start_server` was given, and the environment. Out: a `Server`, or an
+error before anything is left behind. What it does to this process is one environment
+variable and one atexit callback, both taken back by `stop()`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from femtomp.config import (
+    OTLPSink,
+    ServerConfig,
+    ServerOptions,
+    SinkOptions,
+    check_options,
+    level_number,
+    resolve_sinks,
+)
+from femtomp.errors import AlreadyStartedError, ConfigError, SpoolError
+from femtomp.lanes import place
+from femtomp.lanes.liveness import boot_id, start_ticks
+from femtomp.lanes.spool import STATE, Spool, State
+from femtomp.supervisor.launch import launch
+from femtomp.supervisor.process import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Unpack
+
+    from femtomp.lanes.queue import Queue
+
+SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
+
+_running: Server | None = None
+
+
+def _stop_at_exit() -> None:
+    if _running is not None and _running.is_mine():
+        _running.stop()
+
+
+def _forget(server: Server) -> None:
+    """Take back what `start` did to this process."""
+    global _running  # noqa: PLW0603 - one server a process
+    atexit.unregister(_stop_at_exit)
+    if os.environ.get(SPOOL_VARIABLE) == str(server.spool):
+        del os.environ[SPOOL_VARIABLE]
+    if _running is server:
+        _running = None
+
+
+def start(
+    sinks: object,
+    *,
+    spool_parent: str | os.PathLike[str] | None,
+    name: str | None,
+    resource: Mapping[str, object] | None,
+    level: int | str | None,
+    config: object,
+    make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
+    make_init: Callable[[str], Callable[..., None]],
+    **options: Unpack[ServerOptions],
+) -> Server:
+    """Start a supervisor; see `femtomp.start_server`, which fills in the makers."""
+    global _running  # noqa: PLW0603 - one server a process
+    if config is not None:
+        msg = "config= is not supported by this version: pass options as arguments"
+        raise ConfigError(msg)
+    check_options(options)
+    attached = _attach_in_child(make_queue, make_init)
+    if attached is not None:
+        return attached
+    if _running is not None and _running.is_mine():
+        msg = f"this process already runs {_running!r}: stop() it first, or use it"
+        raise AlreadyStartedError(msg)
+    resolved = resolve_sinks(sinks, os.environ)
+    _require_extras(resolved)
+    attributes = _resource(resource, name)
+    told = ServerConfig(
+        name=name or str(attributes["service.name"]),
+        sinks=resolved,
+        resource=attributes,
+        level=level_number(
+            os.environ.get("FEMTOMP_LEVEL", "INFO") if level is None else level
+        ),
+        **options,
+    )
+    spool = place.create(
+        place.choose_parent(spool_parent, os.environ),
+        told.name,
+        level=told.level,
+        sinks=tuple(str(sink.name) for sink in resolved),
+        master={"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
+    )
+    try:
+        supervisor = launch(told, spool)
+    except BaseException:
+        spool.remove()
+        spool.close()
+        raise
+    path = spool.path
+    server = Server(
+        spool,
+        supervisor,
+        queue=make_queue(path, attributes),
+        worker_init=make_init(path),
+        on_end=_forget,
+    )
+    os.environ[SPOOL_VARIABLE] = path
+    atexit.register(_stop_at_exit)
+    _running = server
+    return server
+
+
+def _require_extras(sinks: tuple[SinkOptions, ...]) -> None:
+    for sink in sinks:
+        if isinstance(sink, OTLPSink):
+            from femtomp.sinks.otlp import require
+
+            require(sink)
+
+
+def running() -> Server | None:
+    """Return the server that this process started, if it still runs."""
+    return _running if _running is not None and _running.is_mine() else None
+
+
+def _attach_in_child(
+    make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
+    make_init: Callable[[str], Callable[..., None]],
+) -> Server | None:
+    """Return a handle on the server of this `multiprocessing` child's parent."""
+    path = os.environ.get(SPOOL_VARIABLE)
+    if not path or not _is_multiprocessing_child():
+        return None
+    try:
+        spool = Spool(path)
+    except SpoolError:
+        return None  # inherited, but gone
+    if spool.control()[STATE] != State.RUNNING:
+        spool.close()
+        return None
+    warnings.warn(
+        "start_server() was called in a multiprocessing child, which is now attached to "
+        'its parent\'s server: put the call under `if __name__ == "__main__":`',
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return Server(
+        spool, None, queue=make_queue(path, None), worker_init=make_init(path)
+    )
+
+
+def _is_multiprocessing_child() -> bool:
+    process = sys.modules.get("multiprocessing.process")
+    if process is None:
+        return False
+    # A spawned child imports __main__ anew before it is told of its parent; meanwhile
+    # multiprocessing marks it so, to find the very programs that lack the guard.
+    inheriting = getattr(process.current_process(), "_inheriting", False)
+    return bool(inheriting) or process.parent_process() is not None
+
+
+def _resource(
+    given: Mapping[str, object] | None, name: str | None
+) -> dict[str, object]:
+    """Merge the resource: arguments over OTEL_* over what can be guessed."""
+    merged: dict[str, object] = {}
+    for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, equals, value = pair.partition("=")
+        if equals and key.strip():
+            merged[key.strip()] = unquote(value.strip())
+    if service := os.environ.get("OTEL_SERVICE_NAME"):
+        merged["service.name"] = service
+    for key, value in (given or {}).items():
+        if not isinstance(key, str) or not isinstance(value, (str, int, float, bool)):
+            msg = f"resource: {key!r} must be a str with a str, number or bool, not {value!r}"
+            raise ConfigError(msg)
+        merged[key] = value
+    script = Path((getattr(sys, "argv", None) or [""])[0]).stem
+    merged.setdefault("service.name", name or script.lstrip("-") or "python")
+    return merged
