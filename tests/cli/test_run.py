@@ -158,8 +158,11 @@ def test_terminal_interrupt_comes_once(tmp_path) -> None:
         os.execv(sys.executable, [*own, sys.executable, "-c", RECEIVES, str(log)])
     try:
         wait_until(lambda: lines(log) == ["ready"])
+        # Stopped meanwhile: two signals at once would come as one.
+        os.kill(pid, signal.SIGSTOP)
         os.write(terminal, b"\x03")
         wait_until(lambda: len(lines(log)) == 2)
+        os.kill(pid, signal.SIGCONT)
         os.kill(pid, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
         assert lines(log) == ["ready", str(int(signal.SIGINT))]
