@@ -37,7 +37,9 @@ def main() -> int:
             if found is not None:
                 done[name] = found
             print(f"round {number + 1}: {name}", file=sys.stderr)
-    figures = report.PACED if paced else report.FULL
+    figures = report.FULL
+    if paced:
+        figures = report.PACED if records else report.IDLE
     print(report.table(rounds, given.peers, figures))
     print(report.spread(rounds, given.peers, figures))
     if bad := report.problems(rounds):

@@ -52,6 +52,9 @@ PACED: dict[str, Figure] = {
     "% of a core": lambda r: r.cpu_us / r.wall_s / 1e4,
     "not workers'": lambda r: (r.cpu_services_us + r.cpu_master_us) / r.wall_s / 1e4,
 }
+IDLE: dict[str, Figure] = {
+    title: PACED[title] for title in ("% of a core", "not workers'")
+}
 _WITH_RATIO = ("p50 us", "p99 us", "p99.9 us", "rec/s", "CPU us/rec", "% of a core")
 
 

@@ -11,20 +11,26 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from femtomp.codec import frame
 from femtomp.lanes import place
+from femtomp.lanes import segment as seg
 from femtomp.lanes.queue import Puller
-from femtomp.lanes.spool import STATE, Spool, State
+from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.spool import STATE, State
 from femtomp.record import Record, Resource
-from femtomp.sinks import Delivered, RetryAfter
+from femtomp.sinks import Delivered, Refused, RetryAfter
 from femtomp.worker.handler import SPOOL_VARIABLE, release, worker_handler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from femtomp.sinks import Driver, Outcome
 
 
@@ -70,7 +76,8 @@ def captured_records(
 
     Puts femtomp's handler on a logger, sets that logger's level, and takes both back.
     Children of any start method find the same place by `FEMTOMP_SPOOL`; those that set
-    up logging by `worker_init` or `worker_handler` are captured too, forked ones always.
+    up logging by `worker_init` or `worker_handler` are captured too, forked ones
+    always.
 
     Parameters
     ----------
@@ -117,3 +124,304 @@ def captured_records(
             spool.set_control(STATE, State.STOPPED)
             release(handler)
             spool.close()
+
+
+class ManualClock:
+    """A clock that stands until it is moved, in place of the module `time`.
+
+    Examples
+    --------
+    >>> clock = ManualClock(100.0)
+    >>> clock.sleep(2.5)
+    >>> clock.monotonic(), clock.time_ns()
+    (102.5, 102500000000)
+    """
+
+    def __init__(self, now_s: float = 1_700_000_000.0) -> None:
+        self._now_ns = int(now_s * 1e9)
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock; backwards too, as wall clocks are."""
+        self._now_ns += int(seconds * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        """Move the clock instead of waiting."""
+        self.advance(seconds)
+
+    def time_ns(self) -> int:
+        """Return the time in nanoseconds."""
+        return self._now_ns
+
+    def time(self) -> float:
+        """Return the time in seconds."""
+        return self._now_ns / 1e9
+
+    monotonic_ns = time_ns
+    monotonic = perf_counter = time
+
+
+class CollectingSink:
+    """A driver that keeps what it is given.
+
+    Attributes
+    ----------
+    records : list of Record
+        What was delivered, in order.
+    batches : list of int
+        The sizes of the batches that were handed over.
+    closed : bool
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.batches: list[int] = []
+        self.closed = False
+        self._came = threading.Condition()
+
+    def write(self, batch: Sequence[Record]) -> Outcome:
+        """Keep the batch."""
+        self.batches.append(len(batch))
+        outcome = self._outcome(batch)
+        with self._came:
+            if isinstance(outcome, Delivered):
+                self.records += batch
+            elif isinstance(outcome, RetryAfter):
+                self.records += batch[: outcome.accepted]
+            self._came.notify_all()
+        return outcome
+
+    def _outcome(self, _: Sequence[Record]) -> Outcome:
+        return Delivered()
+
+    def wait(self, count: int, timeout: float = 10.0) -> list[Record]:
+        """Wait until so many records were delivered; return them.
+
+        Raises
+        ------
+        TimeoutError
+            If they were not, in so many seconds.
+        """
+        with self._came:
+            if not self._came.wait_for(lambda: len(self.records) >= count, timeout):
+                msg = f"{len(self.records)} records of {count} after {timeout:g} s"
+                raise TimeoutError(msg)
+        return self.records
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
+
+
+class FailingSink(CollectingSink):
+    """A driver that does what a script says, one entry a batch; then it delivers.
+
+    Parameters
+    ----------
+    script : iterable of Outcome or Exception
+        An outcome is returned, an exception raised. Entries may be endless.
+
+    Examples
+    --------
+    >>> sink = FailingSink([RetryAfter(0.1, "busy"), OSError("gone")])
+    >>> sink.write([])
+    RetryAfter(delay_s=0.1, reason='busy', accepted=0, refused={})
+    """
+
+    def __init__(self, script: Iterable[Outcome | Exception]) -> None:
+        super().__init__()
+        self._script = iter(script)
+
+    def _outcome(self, _: Sequence[Record]) -> Outcome:
+        step = next(self._script, Delivered())
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+_RESOURCE = Resource({"service.name": "check", "process.pid": 1})
+_PLAIN_RECORD = Record(
+    1_700_000_000_000_000_000, 9, "INFO", "check", "plain", {"n": 1}, _RESOURCE, "e-0"
+)
+# What every destination must take or refuse, and never stumble over.
+HOSTILE_RECORDS = (
+    _PLAIN_RECORD._replace(body=""),
+    _PLAIN_RECORD._replace(body="two\nlines\r\n\x1b[31mred\0nul"),
+    _PLAIN_RECORD._replace(body="\udc80 lone surrogate", logger="\ud800"),
+    _PLAIN_RECORD._replace(body={"any": ["value", None, b"\xff", 1.5, True]}),
+    _PLAIN_RECORD._replace(body=None, attributes={}),
+    _PLAIN_RECORD._replace(attributes={"nan": float("nan"), "inf": float("-inf")}),
+    _PLAIN_RECORD._replace(attributes={"big": 1 << 70, "bigger": 1 << 40_000}),
+    _PLAIN_RECORD._replace(attributes={"": "", "a b=c\n": "\n", "_PID": "0", "é": "é"}),
+    _PLAIN_RECORD._replace(attributes={"k" * 256: "v" * 100_000, "d": {"e": [{}]}}),
+    _PLAIN_RECORD._replace(severity_number=0, severity_text="", timestamp=0),
+    _PLAIN_RECORD._replace(severity_number=24, severity_text="Level 99", uid=""),
+    _PLAIN_RECORD._replace(
+        trace_id="0" * 31 + "1", span_id="0" * 15 + "1", trace_flags=1, event_name="e"
+    ),
+)
+
+
+def check_sink(make_driver: Callable[[], Driver]) -> None:
+    """Hold a driver to its duties, in the tests of any.
+
+    It answers with an outcome and does not raise, whatever a record holds; it says of
+    no more records that they are done with than it was given; it leaves the batch as
+    it was; it is closed once.
+
+    Parameters
+    ----------
+    make_driver : callable
+        Gives a driver whose destination works.
+
+    Raises
+    ------
+    AssertionError
+        If it does otherwise; says with which records.
+
+    Examples
+    --------
+    >>> check_sink(CollectingSink)
+    """
+    driver = make_driver()
+    try:
+        plain = [_PLAIN_RECORD._replace(uid=f"e-{n}") for n in range(300)]
+        _check_write(driver, plain[:1], "one plain record")
+        _check_write(driver, plain, "300 plain records")
+        for number, record in enumerate(HOSTILE_RECORDS):
+            _check_write(driver, [record], f"HOSTILE_RECORDS[{number}]")
+        _check_write(driver, list(HOSTILE_RECORDS), "HOSTILE_RECORDS")
+    finally:
+        driver.close()
+
+
+def _check_write(driver: Driver, batch: list[Record], said: str) -> None:
+    before = list(batch)
+    try:
+        outcome = driver.write(batch)
+    except Exception as exc:
+        msg = f"write raised {type(exc).__name__}: {exc}, for {said}"
+        raise AssertionError(msg) from exc
+    said = f"{outcome!r} for {said}"
+    _hold(isinstance(outcome, (Delivered, RetryAfter, Refused)), said)
+    _hold(list(map(id, batch)) == list(map(id, before)), f"batch changed: {said}")
+    done = len(batch)
+    if isinstance(outcome, RetryAfter):
+        _hold(outcome.delay_s >= 0, said)
+        done = outcome.accepted
+    _hold(0 <= done <= len(batch), said)
+    if not isinstance(outcome, Refused):
+        _hold(0 <= sum(outcome.refused.values()) <= done, said)
+
+
+def _hold(condition: object, otherwise: str) -> None:
+    # Not `assert`, which python -O leaves out.
+    if not condition:
+        raise AssertionError(otherwise)
+
+
+class LaneContent(NamedTuple):
+    """What `check_lane` found.
+
+    Attributes
+    ----------
+    payloads : dict of int to bytes
+        Every frame's payload by its sequence, of the segments and then the side file.
+    started : int
+        Calls begun.
+    dropped : dict of str to int
+        Calls that ended in a counted drop, by reason.
+    damaged : int
+        Places that hold bytes but no frame.
+    """
+
+    payloads: dict[int, bytes]
+    started: int
+    dropped: dict[str, int]
+    damaged: int
+
+
+def check_lane(directory: str | os.PathLike[str], epoch: str) -> LaneContent:
+    """Hold a lane to its promises, from its files alone.
+
+    No sequence comes twice, none is above what was begun, and what is there and what
+    was dropped together are no more than that. Meant for a lane whose segments are all
+    still there: without a server, or before one has read them.
+
+    Parameters
+    ----------
+    directory : path-like
+        The spool's `lanes/`.
+    epoch : str
+        The lane: the 24 hex digits in its files' names.
+
+    Raises
+    ------
+    AssertionError
+        If it breaks one.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lanes: dict[str, Lane] = {}
+    try:
+        scan(descriptor, lanes, lambda e: Lane(descriptor, e) if e == epoch else None)
+        _hold(epoch in lanes, f"there is no {epoch}.own in {directory}")
+        _, words = lanes[epoch].read_own()
+        names = [seg.segment_name(epoch, n) for n in lanes[epoch].segments]
+        names += [seg.segment_name(epoch, seg.SIDE)] * lanes[epoch].has_side
+        payloads: dict[int, bytes] = {}
+        damaged = 0
+        for name in names:
+            damaged += _read_frames(Path(directory, name), epoch, payloads)
+    finally:
+        for lane in lanes.values():
+            lane.close()
+        os.close(descriptor)
+    begun = seg.started(words)
+    drops = words[seg.DROPPED : seg.DROPPED + len(seg.DROP_REASONS)]
+    late = sorted(s for s in payloads if s >= begun)
+    _hold(not late, f"sequences {late[:9]} of lane {epoch}, where {begun} were begun")
+    _hold(len(payloads) + sum(drops) <= begun, f"more than {begun} in lane {epoch}")
+    dropped = dict(zip(seg.DROP_REASONS, drops, strict=True))
+    return LaneContent(payloads, begun, dropped, damaged)
+
+
+def _read_frames(path: Path, epoch: str, payloads: dict[int, bytes]) -> int:
+    """Add a file's frames to `payloads`; return the number of damaged places."""
+    data = path.read_bytes()
+    lane_seed = frame.seed(bytes.fromhex(epoch))
+    name = path.name.split(".")
+    which = seg.SIDE if name[1] == "side" else int(name[1])
+    writer = seg.check_segment_header(data, bytes.fromhex(epoch), which)
+    if writer == seg.WRITER_MMAP:
+        end = int.from_bytes(data[seg.COMMIT_AT : seg.COMMIT_AT + 8], "little")
+        _hold(seg.FRAMES_AT <= end <= len(data), f"{path} ends at {end}")
+        data = data[:end]
+    damaged, offset = 0, seg.FRAMES_AT
+    while True:
+        frames, offset, tail = frame.split(data, offset, lane_seed)
+        for each in frames:
+            _hold(each.sequence not in payloads, f"{path}: {each.sequence} twice")
+            payloads[each.sequence] = data[each.start : each.end]
+        if tail is frame.Tail.END:
+            return damaged
+        damaged += 1
+        place_of_next = frame.resync(data, offset, lane_seed)
+        if place_of_next is None:
+            return damaged
+        offset = place_of_next
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """Wait until something is true, and return it.
+
+    Raises
+    ------
+    TimeoutError
+        If it is not, in so many seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        if time.monotonic() >= deadline:
+            msg = f"not true after {timeout:g} s: {condition!r}"
+            raise TimeoutError(msg)
+        time.sleep(0.002)
+    return result

@@ -24,7 +24,7 @@ def to_bytes(identity: Identity) -> bytes:
     """
     return wire.encode(
         tuple(
-            int(v) if kind is int else str(v)[:MAX_TEXT_CHARS]
+            v if kind is int else str(v)[:MAX_TEXT_CHARS]
             for kind, v in zip(_TYPES, identity, strict=True)
         )
     )

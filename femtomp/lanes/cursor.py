@@ -114,7 +114,9 @@ class CursorFile:
         if not _is_ours(content, epoch):
             content = _new_header(epoch)
             os.ftruncate(self._descriptor, 0)
-            _pwrite(self._descriptor, content, 0)
+            # The slots' room now: a commit must not fail because the disk filled up.
+            room = bytes(2 * _SLOT_BYTES * len(sinks))
+            _pwrite(self._descriptor, content + room, 0)
         found = {key: (pair, gen, cursor) for key, pair, gen, cursor in _slots(content)}
         free = max((pair for pair, _, _ in found.values()), default=-1) + 1
         self._slots: dict[str, tuple[int, int]] = {}

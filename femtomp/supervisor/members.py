@@ -11,14 +11,12 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import identity as identity_codec
-from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Cursor, CursorFile
 from femtomp.lanes.liveness import is_alive
 from femtomp.lanes.reader import Lane
 from femtomp.lanes.resource import worker_resource
 from femtomp.record import Identity, Record, Resource
-from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,17 +94,19 @@ class Member:
 
 def open_member(
     directory: int, epoch: str, sinks: tuple[str, ...], base: Mapping[str, Any]
-) -> Member | None:
-    """Open a lane that was found; None, with a note, if its files are not what they say."""
+) -> Member:
+    """Open a lane that was found.
+
+    Raises
+    ------
+    CodecError
+        If its files are not what they say.
+    OSError
+        If they cannot be opened now: no descriptor left, no room for the cursors.
+    """
     lane = Lane(directory, epoch)
-    try:
-        identity = identity_codec.from_bytes(lane.read_own()[0])
-        cursors = CursorFile(directory, epoch, sinks)
-    except (OSError, CodecError) as exc:
-        lane.close()
-        note(f"lane:{epoch}", f"lane {epoch} cannot be read and is left alone: {exc}")
-        return None
-    return Member(lane, cursors, identity, base)
+    identity = identity_codec.from_bytes(lane.read_own()[0])
+    return Member(lane, CursorFile(directory, epoch, sinks), identity, base)
 
 
 def _seen_from_outside(identity: Identity) -> dict[str, Any]:

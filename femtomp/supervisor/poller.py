@@ -18,6 +18,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive, start_ticks
 from femtomp.lanes.queue import PULL
@@ -106,9 +107,16 @@ class Poller:
     def _found(self, epoch: str) -> Any:
         if epoch in self._bad:
             return None
-        member = open_member(self._spool.lanes, epoch, self._spool.sinks, self._base)
-        if member is None:
+        try:
+            member = open_member(
+                self._spool.lanes, epoch, self._spool.sinks, self._base
+            )
+        except CodecError as exc:
             self._bad.add(epoch)
+            note(f"lane:{epoch}", f"lane {epoch} is damaged and left alone: {exc}")
+            return None
+        except OSError as exc:
+            note("lanes", f"lane {epoch} cannot be opened yet, tried again: {exc}")
             return None
         member.quiet_since = time.monotonic()
         self.members[epoch] = member

@@ -60,7 +60,7 @@ def test_no_returned_record_is_lost_when_a_worker_is_killed(sinks, tmp_path) -> 
         assert gunicorn.processes() == []
     seen = sinks.read()
     print_figures(gunicorn, load, seen, f"{killed} killed at {kill_at}", served_s)
-    assert gunicorn.stderr() == ""
+    assert complaints(gunicorn) == []
     assert master_threads == 1
     assert len(load.answers) == REQUESTS
     assert len(load.pids()) >= WORKERS
@@ -80,7 +80,7 @@ def test_a_preloaded_application_loses_nothing(sinks, tmp_path) -> None:
         assert gunicorn.terminate() == 0
         assert gunicorn.processes() == []
     seen = sinks.read()
-    assert gunicorn.stderr() == ""
+    assert complaints(gunicorn) == []
     assert master_threads == 1
     # The wrapper was there before the fork: the master keeps a ledger too.
     assert (gunicorn.ledgers / str(gunicorn.pid)).exists()
@@ -112,7 +112,7 @@ def test_a_reload_keeps_the_server(sinks, tmp_path) -> None:
         assert gunicorn.terminate() == 0
         assert gunicorn.processes() == []
     seen = sinks.read()
-    assert gunicorn.stderr() == ""
+    assert complaints(gunicorn) == []
     assert old & load.pids()
     assert not old & after.pids()
     load.answers.update(after.answers)
@@ -135,7 +135,7 @@ def test_a_stop_under_load_delivers_everything(sinks, tmp_path) -> None:
         assert gunicorn.wait() == 0
         assert gunicorn.processes() == []
     seen = sinks.read()
-    assert gunicorn.stderr() == ""
+    assert complaints(gunicorn) == []
     assert list(gunicorn.spools.iterdir()) == []
     check_delivery(gunicorn, load, seen)
     check_access(load, seen)
@@ -184,6 +184,12 @@ def print_figures(gunicorn, load, seen, event: str, served_s: float) -> None:
             f"{name:>9}: {len(seen[name])} records, {len(returned - ids)} lost, "
             f"{len(seen[name]) - len(uids)} twice"
         )
+
+
+def complaints(gunicorn) -> list[str]:
+    """List what was printed, but for the supervisor's word that somebody is slow."""
+    lines = gunicorn.stderr().splitlines()
+    return [line for line in lines if "they are kept and tried again" not in line]
 
 
 def check_delivery(gunicorn, load, seen) -> None:
