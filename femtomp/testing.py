@@ -376,8 +376,11 @@ def check_lane(directory: str | os.PathLike[str], epoch: str) -> LaneContent:
             lane.close()
         os.close(descriptor)
     begun = seg.started(words)
+    # Calls within calls are numbered apart, from SIDE_SEQUENCE on.
+    ends = words[seg.STARTED], seg.SIDE_SEQUENCE + words[seg.STARTED_SIDE]
+    late = [s for s in payloads if s >= ends[s >= seg.SIDE_SEQUENCE]]
+    _hold(not late, f"lane {epoch} has sequences {late[:9]}; begun were {ends}")
     drops = words[seg.DROPPED : seg.DROPPED + len(seg.DROP_REASONS)]
-    late = sorted(s for s in payloads if s >= begun)
     _hold(not late, f"sequences {late[:9]} of lane {epoch}, where {begun} were begun")
     _hold(len(payloads) + sum(drops) <= begun, f"more than {begun} in lane {epoch}")
     dropped = dict(zip(seg.DROP_REASONS, drops, strict=True))

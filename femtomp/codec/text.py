@@ -259,7 +259,9 @@ def text_line(record: Record, *, colour: bool) -> bytes:
     head = f"{when} {level} {_worker(record.resource.brief)}{_visible(record.logger)}: "
     body = record.body if type(record.body) is str else json_value(record.body)
     lines = [_visible(line) for line in _split(body)]
-    fields = " ".join(_fields(record.attributes))
+    # The whole resource of a worker is for machines.
+    is_long = record.event_name == "femtomp.worker.started"
+    fields = "" if is_long else " ".join(_fields(record.attributes))
     if fields:
         if len(lines) == 1:
             lines[0] += " " + fields

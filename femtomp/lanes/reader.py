@@ -248,6 +248,17 @@ class Lane:
     def _is_closed(self, number: int) -> bool:
         return self.ended or (number != SIDE and number < self.end.segment)
 
+    def is_there(self, position: Position) -> bool:
+        """Tell whether the segment of a position still has its name, or never had one."""
+        if not self.segments or position.segment > self.segments[-1]:
+            return True
+        name = segment_name(self.epoch, position.segment)
+        try:
+            os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def count(self, position: Position) -> int:
         """Return how many whole frames lie behind a position, without loading them."""
         total = 0

@@ -200,7 +200,8 @@ class Server:
         if drained:
             self._spool.remove()
         left = None if drained else self.spool
-        return DrainReport(drained, pending, stats.dropped, left, duration_s)
+        refused = {name: sink.refused for name, sink in stats.sinks.items()}
+        return DrainReport(drained, pending, stats.dropped, refused, left, duration_s)
 
     def _let_go(self, supervisor: Supervisor) -> None:
         self._on_end(self)

@@ -8,7 +8,7 @@ again, because lanes are reaped one at a time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import (
@@ -52,18 +52,37 @@ class Totals:
                 self._file.commit(name, Cursor(mark, before.plus(counters)))
 
 
-def read_totals(
-    directory: int, sinks: tuple[str, ...]
-) -> tuple[dict[str, Counters], int, dict[str, int]]:
-    """Return (counters by sink, calls begun, drops by reason) of all reaped lanes."""
-    found = read_cursors(directory, EPOCH)
-    nothing = Cursor()
-    dropped = found.get(sink_key(_DROPPED), nothing).counters
-    return (
-        {name: found.get(sink_key(name), nothing).counters for name in sinks},
-        found.get(sink_key(_STARTED), nothing).counters.delivered,
-        dict(zip(seg.DROP_REASONS, dropped, strict=False)),
-    )
+class ReadTotals(NamedTuple):
+    """The sums as one reading found them, with the lane added last to each."""
+
+    cursors: dict[bytes, Cursor]
+
+    def sink(self, name: str) -> Counters:
+        """Return the sums of a sink."""
+        return self.cursors.get(sink_key(name), Cursor()).counters
+
+    def started(self) -> int:
+        """Return how many calls were begun."""
+        return self.sink(_STARTED).delivered
+
+    def dropped(self) -> dict[str, int]:
+        """Return the drops by reason."""
+        return dict(zip(seg.DROP_REASONS, self.sink(_DROPPED), strict=False))
+
+    def has(self, epoch: str) -> bool:
+        """Tell whether a lane was added, wholly, though its files are still there."""
+        # STARTED is the last slot to be written.
+        cursor = self.cursors.get(sink_key(_STARTED), Cursor())
+        return cursor.position == _mark(epoch)
+
+    def is_whole(self) -> bool:
+        """Tell whether no lane was half added when the file was read."""
+        return len({cursor.position for cursor in self.cursors.values()}) <= 1
+
+
+def read_totals(directory: int) -> ReadTotals:
+    """Read the sums of all reaped lanes."""
+    return ReadTotals(read_cursors(directory, EPOCH))
 
 
 def _mark(epoch: str) -> Position:

@@ -1,0 +1,141 @@
+"""A directory of lanes for each test, and both writers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import femtomp
+from femtomp.codec import identity as identity_codec
+from femtomp.codec import wire
+from femtomp.lanes import appending, mapped
+from femtomp.lanes.cursor import Position
+from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.writer import LaneWriter, open_writer
+from femtomp.testing import LaneContent, check_lane
+from femtomp.worker.identity import read_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KINDS = ("mmap", "write")
+# The smallest that both writers can have: the mapped one counts in pages.
+SMALL_SEGMENT_BYTES = 4096
+_LANES = str(Path(femtomp.__file__).parent / "lanes") + os.sep
+
+
+class Lanes:
+    """A spool's `lanes/`, with what a worker and an engine do there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self.writers: list[LaneWriter] = []
+
+    def open(self, kind: str) -> LaneWriter:
+        """Open a new lane for writing."""
+        who = identity_codec.to_bytes(read_identity("worker"))
+        writer = open_writer(kind, self.descriptor, who)
+        self.writers.append(writer)
+        return writer
+
+    def lane(self, epoch: str, *, ended: bool = False) -> Lane:
+        """Open a lane for reading, looked at once."""
+        lanes: dict[str, Lane] = {epoch: Lane(self.descriptor, epoch)}
+        scan(self.descriptor, lanes, lambda _: None)
+        lanes[epoch].refresh()
+        lanes[epoch].ended = ended
+        return lanes[epoch]
+
+    def look(self, lane: Lane) -> None:
+        """Look again where a lane ends."""
+        scan(self.descriptor, {lane.epoch: lane}, lambda _: None)
+        lane.refresh()
+
+    def content(self, writer: LaneWriter) -> LaneContent:
+        """Give what the files hold, having checked them."""
+        return check_lane(self.path, writer.epoch)
+
+    def payloads(self, writer: LaneWriter) -> list[bytes]:
+        """Give the payloads in order of their sequence."""
+        return [payload for _, payload in sorted(self.content(writer).payloads.items())]
+
+    def close(self) -> None:
+        for writer in self.writers:
+            writer.close()
+        os.close(self.descriptor)
+
+
+@pytest.fixture
+def lanes(tmp_path: Path) -> Iterator[Lanes]:
+    made = Lanes(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def small_segments(monkeypatch) -> int:
+    monkeypatch.setattr(mapped, "FIRST_BYTES", SMALL_SEGMENT_BYTES)
+    monkeypatch.setattr(mapped, "SEGMENT_BYTES", SMALL_SEGMENT_BYTES)
+    monkeypatch.setattr(appending, "SEGMENT_BYTES", SMALL_SEGMENT_BYTES)
+    return SMALL_SEGMENT_BYTES
+
+
+def payload_of(value: object) -> bytes:
+    """Give a payload that the reader can load."""
+    return wire.encode((value,))
+
+
+def drain(lane: Lane, position: Position | None = None) -> tuple[list, Position, int]:
+    """Read all there is from a position: values, the position behind, and damage."""
+    position = position or Position()
+    values: list = []
+    corrupt = 0
+    while True:
+        position = lane.normalised(position)
+        chunks = [c for c in (lane.read(position), lane.read_side(position)) if c]
+        if not chunks:
+            return values, position, corrupt
+        for chunk in chunks:
+            values += [f[0] if isinstance(f, tuple) else f for f in chunk.fields]
+            corrupt += chunk.corrupt
+            position = position.behind(chunk.number, chunk.after)
+
+
+def interrupt(
+    call: Callable[[], object], step: int, action: Callable[[], object]
+) -> bool:
+    """Call, and do something before the given step of the lanes' code.
+
+    A step is one bytecode instruction, which is where signal handlers, the collector and
+    exceptions from outside get in. False: the call has fewer steps.
+    """
+    count = 0
+
+    def trace(frame, event, _arg):
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(_LANES):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            count += 1
+            if count == step:
+                action()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count >= step
