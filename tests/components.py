@@ -48,7 +48,11 @@ def journald_path() -> str | None:
 def _journald() -> str | None:
     if journald_path() is None:
         return "systemd-journald is not installed"
-    reason = _program("journalctl") or _program("unshare")
+    return _program("journalctl") or _tmpfs()
+
+
+def _tmpfs() -> str | None:
+    reason = _program("unshare")
     if reason is not None:
         return reason
     command = [*unshare_command(), "mount", "--make-rprivate", "/"]
@@ -103,4 +107,5 @@ CHECKS = {
     "gunicorn": lambda: _packages("gunicorn"),
     "redis": lambda: _program("redis-server"),
     "strace": lambda: _program("strace"),
+    "tmpfs": _tmpfs,
 }

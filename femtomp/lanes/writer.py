@@ -58,7 +58,11 @@ kept_for_life: Final[list[Any]] = []
 owned: Final[dict[str, LaneWriter]] = {}
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_OURS: Final = (errno.EBADF, errno.EPIPE, errno.ESPIPE, errno.EINVAL)
+# The descriptor is somebody else's or nobody's, the directory gone or closed to us.
+_UNUSABLE: Final = (
+    errno.EBADF, errno.EPIPE, errno.ESPIPE, errno.EINVAL,
+    errno.ENOENT, errno.EACCES, errno.EPERM,
+)  # fmt: skip
 _TRACKS: Final = sys.version_info < (3, 13)
 
 
@@ -148,6 +152,8 @@ class LaneWriter:
         name = segment_name(self.epoch, self._number)
         try:
             there = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except PermissionError:
+            return  # privileges were dropped: nothing can be seen, what is open works
         except OSError as exc:
             raise LaneLostError from exc
         if (device, inode) != (there.st_dev, there.st_ino):
@@ -196,7 +202,7 @@ class LaneWriter:
 
     def failed(self, exc: OSError | None, descriptor: int | None, end: int) -> bool:
         """Judge a write that did not happen, or only in part: count it, or give up."""
-        if exc is not None and exc.errno in _NOT_OURS:
+        if exc is not None and exc.errno in _UNUSABLE:
             raise LaneLostError from exc
         if descriptor is not None and descriptor >= 0:
             try:

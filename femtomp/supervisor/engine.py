@@ -22,7 +22,12 @@ from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
-from femtomp.supervisor.guardian import EXIT_DRAINED, EXIT_FAILED, EXIT_LEFT
+from femtomp.supervisor.guardian import (
+    EXIT_BROKEN,
+    EXIT_DRAINED,
+    EXIT_FAILED,
+    EXIT_LEFT,
+)
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
@@ -130,6 +135,10 @@ class Engine:
                 note("poll", f"cannot read the spool: {exc}")
             if signal.sigtimedwait(_STOP_SIGNALS, self._poller.interval_s) is not None:
                 return self._stop()
+            if not all(pump.is_alive() for pump in self._pumps):
+                # A fault of ours, said on stderr by the thread: a sink must not be mute
+                # while everything looks well. The next engine begins at its cursor.
+                return EXIT_BROKEN
             if time.monotonic() >= members_at:
                 members_at = time.monotonic() + _MEMBERS_CHECK_S
                 if self._is_alone():
@@ -165,14 +174,19 @@ class Engine:
         return EXIT_LEFT
 
     def _drain(self, deadline: float | None) -> bool:
-        self._poller.last_look()
+        """Deliver all there is; writers are told first that nobody will read on."""
+        self._poller.retire()
+        drained = False
+        while not drained and (deadline is None or time.monotonic() < deadline):
+            # A record that was on its way when its writer was told counts as well: it
+            # is looked for again until nothing new turns up.
+            grew = self._poller.look_again()
+            drained = not grew and self._poller.is_drained()
+            if not drained:
+                time.sleep(_DRAIN_CHECK_S)
         for pump in self._pumps:
-            pump.draining.set()
-            pump.wake.set()
-        while any(pump.is_alive() for pump in self._pumps):
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            for pump in self._pumps:
-                pump.join(_DRAIN_CHECK_S)
-        return self._poller.is_drained()
+            pump.finish()
+        for pump in self._pumps:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            pump.join(left)
+        return drained

@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Final
 from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from femtomp.config import ServerConfig
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 # Between restarts: at once, then doubling; an engine that ran for a while begins anew.
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
-_STEADY_S: Final = 10.0
+_STEADY_S: Final = 1.0
 
 # How an engine ends when it means to; any other status is a death.
 EXIT_DRAINED: Final = 0
+EXIT_BROKEN: Final = 1
 EXIT_FAILED: Final = 2
 EXIT_LEFT: Final = 4
 MEANT_ENDS: Final = (EXIT_DRAINED, EXIT_FAILED, EXIT_LEFT)
@@ -85,6 +88,9 @@ def _reset_process() -> None:
 
 
 def _guard(launch: Launch) -> None:
+    # Loaded once, here: a restarted engine then begins to deliver without an import.
+    from femtomp.supervisor import engine
+
     spool = Spool(launch.spool)
     spool.set_control(GUARDIAN, os.getpid())
     backoff_s = 0.0
@@ -93,12 +99,12 @@ def _guard(launch: Launch) -> None:
         starts += 1
         spool.set_control(ENGINE_STARTS, starts)
         begun = time.monotonic()
-        engine = os.fork()
-        if engine == 0:
-            _be_engine(launch)
+        pid = os.fork()
+        if pid == 0:
+            _be_engine(engine.main, launch)
         if starts == 1:
             os.close(launch.ready)
-        if _wait_for(engine):
+        if _wait_for(pid):
             return
         if time.monotonic() - begun >= _STEADY_S:
             backoff_s = 0.0
@@ -107,14 +113,11 @@ def _guard(launch: Launch) -> None:
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
 
 
-def _be_engine(launch: Launch) -> None:
+def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
     """Run the engine in the forked child; never returns."""
     status = 1
     try:
-        # Loaded in the child: the guardian stays small, and single-threaded.
-        from femtomp.supervisor import engine  # noqa: PLC0415
-
-        status = engine.main(launch)
+        status = main(launch)
     except BaseException:  # noqa: BLE001 - the last frame of the process
         sys.excepthook(*sys.exc_info())
     finally:

@@ -175,17 +175,22 @@ class Poller:
         del self.members[epoch]
         member.unlink(self._spool.lanes)
 
-    def last_look(self) -> None:
-        """Read every lane's end for the last time, after telling its writer so."""
+    def retire(self) -> None:
+        """Tell every lane's writer, which looks after each append, to go elsewhere."""
         self.scan()
         for member in self.members.values():
             member.lane.retire()
+
+    def look_again(self) -> bool:
+        """Read every end once more, for good: True if a lane grew since the last look."""
         self.scan()
+        grew = False
         for member in self.members.values():
-            if not member.lane.ended:
-                member.lane.refresh()
-                member.lane.ended = True
-        self._wake()
+            grew |= member.lane.refresh()
+            member.lane.ended = True
+        if grew:
+            self._wake()
+        return grew
 
     def has_living(self) -> bool:
         """Tell whether any lane still has an owner."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Enough to amortise a system call or request; also the most that can come twice.
 MAX_BATCH_RECORDS: Final = 2048
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.
+SAID_DELAY_S: Final = 0.5
 IDLE_S: Final = 0.25
 
 
@@ -64,7 +65,7 @@ class Pump(threading.Thread):
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
-        self.draining = threading.Event()
+        self._finished = False
         self.failure: Exception | None = None
 
     def run(self) -> None:
@@ -76,19 +77,19 @@ class Pump(threading.Thread):
             return
         finally:
             self.built.set()
-        while True:
-            last = (
-                self.draining.is_set()
-            )  # before looking: what comes later is not ours
+        while not self._finished:
             batch = self._collect()
             if batch is not None:
                 self._deliver(driver, batch)
-            elif last:
-                break
             else:
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
         driver.close()
+
+    def finish(self) -> None:
+        """End after the batch in hand."""
+        self._finished = True
+        self.wake.set()
 
     # -- from the lanes --------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class Pump(threading.Thread):
 
     def _deliver(self, driver: Driver, batch: Batch) -> None:
         done = refused = 0
-        while done < len(batch.records):
+        while done < len(batch.records) and not self._finished:
             outcome = self._write(driver, batch.records[done:])
             counts: Mapping[str, int] = {}
             match outcome:
@@ -174,7 +175,8 @@ class Pump(threading.Thread):
 
     def _wait(self, outcome: RetryAfter) -> None:
         if outcome.delay_s > 0:
-            if outcome.reason:
+            # A full queue that empties in a moment is nothing to talk of.
+            if outcome.reason and outcome.delay_s >= SAID_DELAY_S:
                 note(
                     f"{self.sink}:retry",
                     f"{self.sink} cannot take records now: {outcome.reason}; they are "

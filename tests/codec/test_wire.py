@@ -211,7 +211,7 @@ def test_encoder_writes_no_memo_opcode() -> None:
 @pytest.mark.parametrize(
     "value",
     [object(), print, Resource, Resource({}), 1j, type("S", (str,), {})("a"), ...],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_not_plain_is_refused_when_encoded(value: object) -> None:
     """What would need an import to be loaded is refused by the encoder already."""

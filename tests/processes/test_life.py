@@ -202,7 +202,7 @@ def test_the_whole_group_may_get_the_signal(tmp_path):
         "server = femtomp.start_server(femtomp.FileSink(sys.argv[1]))\n"
         "femtomp.worker_init()\n"
         "logging.info('ready')\n"
-        "try:\n    print('ready', flush=True)\n    signal.pause()\n"
+        "try:\n    print('ready', flush=True)\n    while True:\n        signal.sigtimedwait((), 0.05)\n"
         "except KeyboardInterrupt:\n    logging.info('interrupted')\n"
     )
     process = subprocess.Popen(
