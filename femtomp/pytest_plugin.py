@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def captured_records() -> Iterator[CapturedRecords]:
     """Capture what the test logs, in this process and its children."""
-    from femtomp.testing import captured_records as capture  # noqa: PLC0415 - see there
+    from femtomp.testing import captured_records as capture
 
     with capture() as records:
         yield records

@@ -3,8 +3,8 @@
 Everything here is frozen and made of plain types (str, int, float, bool, None, bytes,
 lists and dicts of these), so that it can cross a process boundary and be given to any
 sink. The schema is OpenTelemetry's log data model
-(https://opentelemetry.io/docs/specs/otel/logs/data-model/); attribute names are those of
-its semantic conventions. The module is imported in every worker: it does no I/O and
+(https://opentelemetry.io/docs/specs/otel/logs/data-model/); attribute names are those
+of its semantic conventions. The module is imported in every worker: it does no I/O and
 loads nothing that a process using `logging` has not loaded already.
 """
 

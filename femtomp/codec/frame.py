@@ -102,20 +102,21 @@ def split(chunk: bytes, offset: int, lane_seed: int) -> tuple[list[Frame], int, 
     add = frames.append
     size = len(chunk)
     view = memoryview(chunk)
+    new, unpack_from, cover, crc_of = tuple.__new__, _unpack_from, _cover, crc32
     while True:
         start = offset + HEADER_BYTES
         if start > size:
             return frames, offset, Tail.END if offset == size else Tail.INCOMPLETE
-        length, crc, sequence = _unpack_from(chunk, offset)
+        length, crc, sequence = unpack_from(chunk, offset)
         if not 0 < length <= MAX_FRAME_PAYLOAD_BYTES:
             return frames, offset, Tail.BAD
         end = start + length
         behind = (end + 7) & -8
         if behind > size:
             return frames, offset, Tail.INCOMPLETE
-        if crc32(view[start:end], crc32(_cover(sequence, length), lane_seed)) != crc:
+        if crc_of(view[start:end], crc_of(cover(sequence, length), lane_seed)) != crc:
             return frames, offset, Tail.BAD
-        add(Frame(start, end, sequence, behind))
+        add(new(Frame, (start, end, sequence, behind)))
         offset = behind
 
 

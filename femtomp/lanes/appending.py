@@ -5,10 +5,10 @@ the other one. A segment's end is its size. There is no half-done state for an e
 or a crash to leave behind: a frame is one system call.
 
 What must never happen: a frame in a file that is not ours. User code closes descriptors
-(`os.closerange` in daemonisers) and opens others under the same number. `os.fstat` before
-each write would tell, for 900 ns; `os.lseek` tells as well for 250: after an append to an
-O_APPEND descriptor its position is the file's end, which only we know. If the position is
-not what we left, device and inode decide (docs/adr/0002).
+(`os.closerange` in daemonisers) and opens others under the same number. `os.fstat`
+before each write would tell, for 900 ns; `os.lseek` tells as well for 250: after an
+append to an O_APPEND descriptor its position is the file's end, which only we know. If
+the position is not what we left, device and inode decide (docs/adr/0002).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Whether a process lives, told by more than its pid.
 
-In: /proc. Out: numbers and answers. A pid is used again within minutes where workers are
-recycled; (boot id, pid, start time) is not. Both 0 and "" mean "cannot be known here".
+In: /proc. Out: numbers and answers. A pid is used again within minutes where workers
+are recycled; (boot id, pid, start time) is not. Both 0 and "" mean "cannot be known
+here".
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 def start_ticks(pid: int | str = "self") -> int:
     """Return a process's start time, in clock ticks since boot; 0 if there is none.
 
-    Field 22 of /proc/PID/stat (proc_pid_stat(5)), behind the last ")", since a command's
-    name may hold spaces and parentheses. A zombie has ended: 0.
+    Field 22 of /proc/PID/stat (proc_pid_stat(5)), behind the last ")", since a
+    command's name may hold spaces and parentheses. A zombie has ended: 0.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - hot in forks
+        with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
         return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, ValueError, IndexError):
@@ -32,7 +33,7 @@ def start_ticks(pid: int | str = "self") -> int:
 def boot_id() -> str:
     """Return the id of this boot of the machine, or nothing."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123
+        with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
     except OSError:
         return ""

@@ -1,7 +1,7 @@
 """The `mmap` writer: frames are stored into a preallocated mapping, without a system call.
 
-A log call then hands the interpreter lock to nobody: beside busy threads its stalls over
-1 ms are ten times rarer than with a `write` a record, and it costs 1.2 us less.
+A log call then hands the interpreter lock to nobody: beside busy threads its stalls
+over 1 ms are ten times rarer than with a `write` a record, and it costs 1.2 us less.
 
 ::
 
@@ -10,8 +10,9 @@ A log call then hands the interpreter lock to nobody: beside busy threads its st
 The commit word is the only tail: what lies behind it is not there, so an append that an
 exception or a crash interrupts is overwritten by the next one or never seen. Order of
 stores is the processor's: this writer is chosen on x86-64 alone, where stores become
-visible in order. Space is allocated before it is mapped (`posix_fallocate`): a store to a
-page that a full tmpfs cannot give would be SIGBUS. The mapping survives `os.closerange`.
+visible in order. Space is allocated before it is mapped (`posix_fallocate`): a store to
+a page that a full tmpfs cannot give would be SIGBUS. The mapping survives
+`os.closerange`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Where a spool lies, and making one: the master's part.
 
-In: options and environment. Out: a new directory, or a `SpoolError` that says what to fix.
+In: options and environment. Out: a new directory, or a `SpoolError` that says what to
+fix.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def choose_parent(
     """Decide where spools lie.
 
     `given`, else FEMTOMP_SPOOL_PARENT (both must exist), else the first of
-    STATE_DIRECTORY/femtomp, RUNTIME_DIRECTORY, XDG_RUNTIME_DIR/femtomp, /dev/shm and the
-    temporary directory that can be written to.
+    STATE_DIRECTORY/femtomp, RUNTIME_DIRECTORY, XDG_RUNTIME_DIR/femtomp, /dev/shm and
+    the temporary directory that can be written to.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 In: LogRecords, Records or dicts from any process, into that process's lane. Out, in the
 master only: Records, through a pull cursor of its own beside the sinks'. The cursor is
-born at the first `get`; unused, it holds nothing back. There is no pipe, no feeder thread
-and no lock between processes: `put` returns when the record is in the lane.
+born at the first `get`; unused, it holds nothing back. There is no pipe, no feeder
+thread and no lock between processes: `put` returns when the record is in the lane.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Queue:
 
     def put(
         self, item: object, block: bool = True, timeout: float | None = None
-    ) -> None:  # noqa: ARG002, FBT001, FBT002 - multiprocessing.Queue's signature
+    ) -> None:
         """Put a LogRecord, a Record or a dict into this process's lane.
 
         Returns when the record is safe. `block` and `timeout` are accepted for the

@@ -2,8 +2,8 @@
 
 In: the directory, positions. Out: `Chunk`s of decoded records, with the position behind
 each. One `Lane` serves all sinks of an engine; each sink reads for itself, from its own
-position. Only `pread` is used, every number is checked as if hostile, and no damage stops
-a lane: a bad frame is skipped to the next place that validates, and counted.
+position. Only `pread` is used, every number is checked as if hostile, and no damage
+stops a lane: a bad frame is skipped to the next place that validates, and counted.
 
 What must never happen: a lane being called finished before its end was read *after* its
 owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
@@ -57,13 +57,15 @@ class Chunk(NamedTuple):
     number : int
         The segment, or SIDE.
     frames : list of Frame
-        Offsets within the file; `next` is the position behind each.
+        Offsets within the chunk; `next` is the place behind each.
     fields : list
         For each frame the payload's tuple, or the error that says why there is none.
     after : int
         The offset behind all that was looked at, skipped bytes included.
     corrupt : int
         Frames that were skipped because their bytes are damaged.
+    base : int
+        Where in the file the chunk begins: add it to the frames' offsets.
     """
 
     number: int
@@ -71,6 +73,7 @@ class Chunk(NamedTuple):
     fields: list[tuple[Any, ...] | CodecError]
     after: int
     corrupt: int = 0
+    base: int = 0
 
 
 class _Found(NamedTuple):
@@ -98,7 +101,7 @@ class Lane:
         self._bytes = bytes.fromhex(epoch)
         self._directory = directory
         self._seed = frame.seed(self._bytes)
-        self._files: dict[int, tuple[int, int]] = {}
+        self._files: dict[int, tuple[int, int | None]] = {}
         self._lock = threading.Lock()
         self._own: int | None = None
         # Numbers of the segments whose names were seen, ascending; by the poller.
@@ -156,18 +159,19 @@ class Lane:
     def _size(self, number: int) -> int:
         """Return where a segment or the side file ends now; 0 if it cannot be read."""
         try:
-            descriptor, writer = self._file(number)
-            size = os.fstat(descriptor).st_size
-            if writer != seg.WRITER_MMAP:
-                return size
+            descriptor, capacity = self._file(number)
+            if capacity is None:
+                return os.fstat(descriptor).st_size
             # Torn by nothing: the writer stores it by one aligned store.
             commit = os.pread(descriptor, 8, seg.COMMIT_AT)
-            return min(size, int.from_bytes(commit, "little"))
+            return min(capacity, int.from_bytes(commit, "little"))
         except (OSError, CodecError):
             return 0
 
-    def _file(self, number: int) -> tuple[int, int]:
-        """Return a descriptor of a segment or the side file, and who writes it.
+    def _file(self, number: int) -> tuple[int, int | None]:
+        """Return a descriptor of a segment or the side file, and its allocated size.
+
+        The size is None where the `write` writer appends, and the file's size tells.
 
         Raises
         ------
@@ -183,11 +187,13 @@ class Lane:
                     self._files[number] = file
         return file
 
-    def _open_segment(self, number: int) -> tuple[int, int]:
+    def _open_segment(self, number: int) -> tuple[int, int | None]:
         descriptor = self._open(segment_name(self.epoch, number))
         try:
             header = os.pread(descriptor, seg.COMMIT_AT, 0)
-            return descriptor, seg.check_segment_header(header, self._bytes, number)
+            writer = seg.check_segment_header(header, self._bytes, number)
+            mapped = writer == seg.WRITER_MMAP
+            return descriptor, os.fstat(descriptor).st_size if mapped else None
         except BaseException:
             os.close(descriptor)
             raise
@@ -280,11 +286,7 @@ class Lane:
         if found is None:
             return None
         fields = wire.decode_chunk(found.data, found.frames)
-        moved = [
-            Frame(f.start + offset, f.end + offset, f.sequence, f.next + offset)
-            for f in found.frames
-        ]
-        return Chunk(number, moved, fields, found.after, found.corrupt)
+        return Chunk(number, found.frames, fields, found.after, found.corrupt, offset)
 
     def _frames(self, number: int, offset: int) -> _Found | None:
         """Find frames from an offset on; None if nothing whole is there yet."""
@@ -316,7 +318,7 @@ class Lane:
         A writer that takes a half-written frame back and writes another one may be seen
         in the middle of it; and a large `write` is seen growing.
         """
-        if tail is Tail.INCOMPLETE and self._file(number)[1] != seg.WRITER_MMAP:
+        if tail is Tail.INCOMPLETE and self._file(number)[1] is None:
             return False
         now = time.monotonic()
         place, since = self._bad.get(number, (-1, now))
@@ -333,7 +335,7 @@ class Lane:
         place = frame.resync(data, 0, self._seed)
         if place is not None:
             return _Found(b"", [], offset + place, corrupt=1)
-        if self._file(number)[1] == seg.WRITER_MMAP:
+        if self._file(number)[1] is not None:
             return _Found(b"", [], offset + len(data), corrupt=1)
         if closed:
             # A tail with nothing behind it: its call never returned, or rolled over

@@ -14,8 +14,8 @@ temporary name and renames it when it is whole, so that no reader ever sees half
     .seg header  8s magic | u32 version | 12s E | u32 N | u32 writer | u32 crc of these
 
 E is 96 random bits, 24 hex digits in names. The `mmap` writer says in the commit word
-where a segment ends; with the `write` writer that is the file's size. A segment is closed
-when one with a higher number exists: its writer never comes back to it.
+where a segment ends; with the `write` writer that is the file's size. A segment is
+closed when one with a higher number exists: its writer never comes back to it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ WRITER_WRITE: Final = 1
 WRITER_MMAP: Final = 2
 
 # Words of `.own`, as indices of u64 from offset 64; all the writer's but RETIRED, which
-# the engine sets. STARTED and STARTED_SIDE: how many appends were begun, to the segments
-# and to the side file; also the next sequence, to which the side file adds its own base.
+# the engine sets. STARTED and STARTED_SIDE: how many appends were begun, to the
+# segments and to the side file; also the next sequence, to which the side file adds its
+# own base.
 SIDE_SEQUENCE: Final = 1 << 63
 STARTED: Final = 0
 STARTED_SIDE: Final = 1

@@ -46,7 +46,8 @@ ENGINE: Final = 2
 ENGINE_STARTS: Final = 3
 DEADLINE: Final = 4
 ENGINE_TICKS: Final = 5
-# Pid of the process whose `Server.queue.get` wants the lanes kept until it has read them.
+# Pid of the process whose `Server.queue.get` wants the lanes kept until it has read
+# them.
 PULLER: Final = 6
 CONTROL_WORDS: Final = 64
 
@@ -79,7 +80,7 @@ class Spool:
             raise SpoolError(exc.errno or 0, msg) from exc
 
     def _read_manifest(self) -> dict[str, Any]:
-        import json  # noqa: PLC0415 - a worker that never logs does not need it
+        import json
 
         descriptor = os.open(
             "manifest.json", os.O_RDONLY | _FILE, dir_fd=self.descriptor
@@ -146,7 +147,7 @@ class Spool:
 
     def remove(self) -> None:
         """Delete the directory with all in it, if the path still leads to it."""
-        import shutil  # noqa: PLC0415 - no worker needs it
+        import shutil
 
         if self.exists():
             shutil.rmtree(self.path, ignore_errors=True)

@@ -1,18 +1,19 @@
 """One process's end of its lane: what both writers share, and the choice between them.
 
-In: payloads. Out: frames in `E.N.seg`, in the kernel's hands when `append` returns. Owner
-of every file it creates until the engine unlinks them. Safe under threads (a lock of this
-process only), under re-entry from signal handlers, `__del__` and the collector (those go
-to the side file) and under exceptions thrown into it. Not fork safe by itself: a child
-must forget it (`worker.fork`).
+In: payloads. Out: frames in `E.N.seg`, in the kernel's hands when `append` returns.
+Owner of every file it creates until the engine unlinks them. Safe under threads (a lock
+of this process only), under re-entry from signal handlers, `__del__` and the collector
+(those go to the side file) and under exceptions thrown into it. Not fork safe by
+itself: a child must forget it (`worker.fork`).
 
-`append(payload)` returns True when the frame is in the lane, False when it was counted as
-dropped, and raises LaneLostError when another lane is needed: then the record is not in
-this one, or it is and the server had stopped.
+`append(payload)` returns True when the frame is in the lane, False when it was counted
+as dropped, and raises LaneLostError when another lane is needed: then the record is not
+in this one, or it is and the server had stopped.
 
 Two writers, one format: `mapped` stores into a preallocated mapping and makes no system
-call; `appending` makes one `write` a record, works everywhere, and is the reference. The
-server chooses for its spool (`spool.choose_writer`), the manifest tells the workers.
+call; `appending` makes one `write` a record, works everywhere, and is the reference.
+The server chooses for its spool (`spool.choose_writer`), the manifest tells the
+workers.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ from femtomp.lanes.segment import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Before Python 3.13 a mapping holds a duplicate descriptor of its file, whose number user
-# code may close and use again: a mapping that cannot be closed safely is kept for life.
+# Before Python 3.13 a mapping holds a duplicate descriptor of its file, whose number
+# user code may close and use again: a mapping that cannot be closed safely is kept for
+# life.
 kept_for_life: Final[list[Any]] = []
 # Lanes of this process. Closing any descriptor of an `.own` drops its lock, so this
 # process must not open these again, not even to read them.
@@ -262,9 +264,9 @@ def open_writer(kind: str, directory: int, identity: bytes) -> LaneWriter:
         As for `LaneWriter`.
     """
     if kind == "mmap":
-        from femtomp.lanes.mapped import MappedWriter  # noqa: PLC0415 - one of the two
+        from femtomp.lanes.mapped import MappedWriter
 
         return MappedWriter(directory, identity)
-    from femtomp.lanes.appending import AppendingWriter  # noqa: PLC0415
+    from femtomp.lanes.appending import AppendingWriter
 
     return AppendingWriter(directory, identity)

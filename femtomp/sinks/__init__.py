@@ -1,9 +1,9 @@
 """Drivers: what the supervisor does with a batch of records, one module a destination.
 
 In: a batch of `Record`, ordered. Out: an outcome, never an exception for what can go
-wrong with a destination. A driver is built, used and closed by one thread of the engine;
-it may block that thread for as long as its own timeouts say, never longer. It knows
-nothing of lanes, cursors or other sinks.
+wrong with a destination. A driver is built, used and closed by one thread of the
+engine; it may block that thread for as long as its own timeouts say, never longer. It
+knows nothing of lanes, cursors or other sinks.
 """
 
 from __future__ import annotations

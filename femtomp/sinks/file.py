@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import ConfigError
 from femtomp.sinks import Delivered, RetryAfter
-from femtomp.sinks.lines import line_encoder, whole_lines
+from femtomp.sinks.lines import batch_encoder, line_encoder, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +55,7 @@ class _File:
     def __init__(self, path: str, format_name: str) -> None:
         self._path = path
         self._encode = line_encoder(format_name)
+        self._encode_all = batch_encoder(format_name)
         self._fd = -1
         self._open()
 
@@ -72,17 +73,17 @@ class _File:
         )
 
     def write(self, batch: Sequence[Record]) -> Outcome:
-        lines = [self._encode(record) for record in batch]
+        encoded = memoryview(self._encode_all(batch))
         written = 0
         try:
             self._follow()
             if self._cut:
                 os.write(self._fd, b"\n")
                 self._cut = False
-            data = memoryview(b"".join(lines))
-            while written < len(data):
-                written += os.write(self._fd, data[written:])
+            while written < len(encoded):
+                written += os.write(self._fd, encoded[written:])
         except OSError as exc:
+            lines = [self._encode(record) for record in batch]
             accepted, rest = whole_lines(lines, written)
             if rest:
                 self._take_back(rest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from femtomp.codec.text import json_line, text_line
+from femtomp.codec.text import json_line, json_lines, text_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +34,14 @@ def line_encoder(name: str, *, colour: bool = False) -> Callable[[Record], bytes
     if name == "json":
         return json_line
     return partial(text_line, colour=colour and name == "auto")
+
+
+def batch_encoder(name: str) -> Callable[[Sequence[Record]], bytes]:
+    """Give the function that turns a batch into the lines of the format."""
+    if name == "json":
+        return json_lines
+    encode = line_encoder(name)
+    return lambda batch: b"".join([encode(record) for record in batch])
 
 
 def whole_lines(lines: Sequence[bytes], written: int) -> tuple[int, int]:

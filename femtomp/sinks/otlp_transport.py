@@ -135,7 +135,7 @@ class HttpTransport:
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _http_post(exporter: Any) -> Callable[[bytes], _HttpReply]:  # noqa: ANN401
+def _http_post(exporter: Any) -> Callable[[bytes], _HttpReply]:
     client = getattr(exporter, "_client", None)
     if client is not None and hasattr(client, "_submit"):  # since 1.45
 
@@ -214,7 +214,7 @@ class GrpcTransport:
         self._exporter.shutdown()
 
 
-def _grpc_failure(error: Any) -> Answer:  # noqa: ANN401 - grpc has no types
+def _grpc_failure(error: Any) -> Answer:
     code = error.code().name
     reason = _cut(f"gRPC {code} {error.details()}")
     if code == "RESOURCE_EXHAUSTED" and "larger than max" in (error.details() or ""):
@@ -224,7 +224,7 @@ def _grpc_failure(error: Any) -> Answer:  # noqa: ANN401 - grpc has no types
     return Answer("refused", reason)
 
 
-def _grpc_delay_s(metadata: Any) -> float | None:  # noqa: ANN401 - grpc has no types
+def _grpc_delay_s(metadata: Any) -> float | None:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
     from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
@@ -286,7 +286,7 @@ def _accepted(content: bytes) -> Answer:
         return Answer("accepted")
 
 
-def _partial(response: Any) -> Answer:  # noqa: ANN401 - protobuf's are not typed here
+def _partial(response: Any) -> Answer:
     partial = response.partial_success
     reason = _cut(f"rejected by the collector: {partial.error_message}")
     return Answer("accepted", reason, None, max(partial.rejected_log_records, 0))

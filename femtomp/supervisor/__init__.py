@@ -9,6 +9,6 @@
     and forks inherit ── end of file ───────────>          one pump thread a sink
 
 The guardian does nothing but wait and is never multi-threaded, so the engine may be
-forked from it: a restart costs no new interpreter. State is read from the spool's control
-page and a pidfd, never from waitpid: pools reap children that are not theirs.
+forked from it: a restart costs no new interpreter. State is read from the spool's
+control page and a pidfd, never from waitpid: pools reap children that are not theirs.
 """

@@ -157,4 +157,4 @@ def _first_of(stream: Stream, count: int) -> tuple[int, Counters] | None:
         if tally[DELIVER] == count:
             break
     counters = Counters(tally[DELIVER], tally[FILTER], corrupt=tally[CORRUPT])
-    return frame.next, counters
+    return stream.chunk.base + frame.next, counters

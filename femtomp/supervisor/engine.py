@@ -1,13 +1,14 @@
 """The engine: the process that owns the sinks.
 
-In: the configuration, the spool. Out: everything the lanes hold, at the destinations. Its
-main thread polls and waits for signals; one pump thread a sink does the rest. It ends
-when it is told to (SIGTERM or SIGINT), or when no member is left, after everything is
-drained or the deadline has passed; what is not drained stays in the spool.
+In: the configuration, the spool. Out: everything the lanes hold, at the destinations.
+Its main thread polls and waits for signals; one pump thread a sink does the rest. It
+ends when it is told to (SIGTERM or SIGINT), or when no member is left, after everything
+is drained or the deadline has passed; what is not drained stays in the spool.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -27,6 +28,7 @@ from femtomp.supervisor.guardian import (
     EXIT_DRAINED,
     EXIT_FAILED,
     EXIT_LEFT,
+    waited_for,
 )
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
@@ -45,6 +47,7 @@ _DRAIN_CHECK_S: Final = 0.005
 # With the default of 5 ms, a thread that makes a system call a record beside one that
 # encodes waits 5 ms for the interpreter lock each time.
 _SWITCH_INTERVAL_S: Final = 0.0005
+_GC_THRESHOLDS: Final = (50_000, 20, 100)
 
 
 def main(launch: Launch) -> int:
@@ -56,6 +59,11 @@ def main(launch: Launch) -> int:
     _report(launch.ready, problem)
     if problem is not None:
         return EXIT_FAILED
+    # What exists now lives as long as the process, and records are no cycles: 0.8 us a
+    # record less for the collector.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     return engine.run()
 
 
@@ -133,7 +141,7 @@ class Engine:
                     note("spool", f"the spool {self._spool.path} is gone: {exc}")
                     return EXIT_LEFT
                 note("poll", f"cannot read the spool: {exc}")
-            if signal.sigtimedwait(_STOP_SIGNALS, self._poller.interval_s) is not None:
+            if waited_for(_STOP_SIGNALS, self._poller.interval_s):
                 return self._stop()
             if not all(pump.is_alive() for pump in self._pumps):
                 # A fault of ours, said on stderr by the thread: a sink must not be mute

@@ -1,9 +1,9 @@
 """The guardian: a small process that restarts the engine when it dies.
 
-In: the configuration on stdin, numbers of inherited descriptors with it. Out: an engine,
-always. It is exec'd, detaches itself by a fork of its own (a pool's `waitpid(-1)` must
-never meet it), and does nothing but wait. It exits 0 whatever happens: what became of the
-engine is in the control page.
+In: the configuration on stdin, numbers of inherited descriptors with it. Out: an
+engine, always. It is exec'd, detaches itself by a fork of its own (a pool's
+`waitpid(-1)` must never meet it), and does nothing but wait. It exits 0 whatever
+happens: what became of the engine is in the control page.
 """
 
 from __future__ import annotations
@@ -108,9 +108,19 @@ def _guard(launch: Launch) -> None:
             return
         if time.monotonic() - begun >= _STEADY_S:
             backoff_s = 0.0
-        if signal.sigtimedwait((signal.SIGTERM, signal.SIGINT), backoff_s) is not None:
+        if waited_for((signal.SIGTERM, signal.SIGINT), backoff_s):
             return
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
+
+
+def waited_for(signals: tuple[signal.Signals, ...], timeout: float) -> bool:
+    """Wait for blocked signals; True if one came, False when the time was over.
+
+    `sigtimedwait` gives None then, but a siginfo that nobody filled in if it is
+    interrupted after its time (SIGSTOP and SIGCONT do that; seen on 3.11 to 3.13).
+    """
+    info = signal.sigtimedwait(signals, timeout)
+    return info is not None and info.si_signo in signals
 
 
 def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
@@ -118,7 +128,7 @@ def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
     status = 1
     try:
         status = main(launch)
-    except BaseException:  # noqa: BLE001 - the last frame of the process
+    except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         # Not sys.exit: a pump may be inside a destination's timeout.
@@ -130,7 +140,7 @@ def _wait_for(engine: int) -> bool:
     stopping = False
     while True:
         info = signal.sigwaitinfo(_SIGNALS)
-        if info.si_signo != signal.SIGCHLD:
+        if info.si_signo in (signal.SIGTERM, signal.SIGINT):
             stopping = True
             os.kill(engine, signal.SIGTERM)
             continue

@@ -1,7 +1,7 @@
 """Launching a supervisor: a real Python, detached, told everything over its stdin.
 
-In: configuration and spool. Out: the guardian's pidfd, once the engine said it is ready.
-Nothing secret is in its arguments, its environment or the spool.
+In: configuration and spool. Out: the guardian's pidfd, once the engine said it is
+ready. Nothing secret is in its arguments, its environment or the spool.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _spawn(
         for k, v in os.environ.items()
         if k not in ("PYTHONWARNINGS", "PYTHONINSPECT")
     }
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+    process = subprocess.Popen(
         [interpreter(), "-P", "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

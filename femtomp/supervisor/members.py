@@ -21,7 +21,8 @@ from femtomp.record import Identity, Record, Resource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Resources of foreign processes a lane may bring (a drained stock queue), kept for reuse.
+# Resources of foreign processes a lane may bring (a drained stock queue), kept for
+# reuse.
 _MAX_FOREIGN: Final = 1024
 
 
@@ -111,7 +112,7 @@ def open_member(
 
 def _seen_from_outside(identity: Identity) -> dict[str, Any]:
     """Return what the system knows of a live process and it need not know itself."""
-    import psutil  # noqa: PLC0415 - 20 ms, and only the engine needs it
+    import psutil
 
     if not is_alive(identity):
         return {}

@@ -1,8 +1,8 @@
 """`Server`: the master's handle on its supervisor.
 
-In: a launched supervisor. Out: what can be asked of it. The handle holds a pidfd, one pipe
-end and the spool; no thread. It is the master's alone: in a forked child `stop`, `with`
-and atexit do nothing.
+In: a launched supervisor. Out: what can be asked of it. The handle holds a pidfd, one
+pipe end and the spool; no thread. It is the master's alone: in a forked child `stop`,
+`with` and atexit do nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import select
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
@@ -48,7 +48,8 @@ class Server:
     queue : Queue
         All lanes together, with the interface of `multiprocessing.Queue`.
     worker_init : callable
-        As `femtomp.worker_init`, picklable, and carrying the spool: for ``initializer=``.
+        As `femtomp.worker_init`, picklable, and carrying the spool: for
+        ``initializer=``.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """A pump: one sink's thread, from lanes to destination.
 
 In: the members' lanes, each from this sink's own cursor. Out: batches to the sink's
-driver, and a committed cursor behind what the driver is done with: read -> batch -> write
+driver, and a committed cursor behind what the driver is done with: read -> batch ->
+write
 -> commit. A slow or dead destination stops this pump alone. Order is exact within a lane,
 by time across the lanes of one batch.
 
@@ -72,7 +73,7 @@ class Pump(threading.Thread):
         """Build the driver, then deliver until drained or abandoned."""
         try:
             driver = self._build()
-        except Exception as exc:  # noqa: BLE001 - told to the caller of start_server
+        except Exception as exc:
             self.failure = exc
             return
         finally:
@@ -158,7 +159,7 @@ class Pump(threading.Thread):
         """Write, and find the one record that breaks the driver, if one does."""
         try:
             return driver.write(records)
-        except Exception as exc:  # noqa: BLE001 - a driver's fault must not end the sink
+        except Exception as exc:
             problem = f"{type(exc).__name__}: {exc}"
             note(f"{self.sink}:error", f"{self.sink} failed on a batch: {problem}")
             if len(records) == 1:

@@ -1,7 +1,7 @@
 """Statistics, from the files alone: they hold after any process died.
 
-In: a spool. Out: frozen snapshots. The conservation law they obey: per lane `committed +
-dropped <= started`; per sink, exactly, `committed = delivered + filtered + refused +
+In: a spool. Out: frozen snapshots. The conservation law they obey: per lane `committed
++ dropped <= started`; per sink, exactly, `committed = delivered + filtered + refused +
 evicted + corrupt + quarantined + pending`.
 """
 

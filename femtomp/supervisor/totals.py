@@ -1,9 +1,9 @@
 """What reaped lanes amounted to, so that statistics go on after their files are gone.
 
 In: a drained lane. Out: sums in `lanes/ffffffffffffffffffffffff.cur`, which has the
-format of any cursor file. A slot's position holds the name of the lane added last instead
-of a place: an engine that died between adding a lane and unlinking it does not add it
-again, because lanes are reaped one at a time.
+format of any cursor file. A slot's position holds the name of the lane added last
+instead of a place: an engine that died between adding a lane and unlinking it does not
+add it again, because lanes are reaped one at a time.
 """
 
 from __future__ import annotations

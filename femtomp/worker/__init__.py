@@ -4,5 +4,6 @@
 
     LogRecord -> capture -> codec.wire -> lane
 
-No thread, no socket, no queue; nothing of OpenTelemetry unless the application loaded it.
+No thread, no socket, no queue; nothing of OpenTelemetry unless the application loaded
+it.
 """

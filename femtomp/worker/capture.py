@@ -1,13 +1,14 @@
 """Capture: everything a log call knew, as the payload of one record.
 
 In: a `logging.LogRecord`, or the parts of a record made otherwise. Out: bytes for the
-lane. The LogRecord is only read: other handlers see what they always saw. Values are made
-plain here, in the caller's thread, at the call; what cannot be rendered becomes a marked
-text. What must never happen: an exception in the caller, or a value that changes later.
+lane. The LogRecord is only read: other handlers see what they always saw. Values are
+made plain here, in the caller's thread, at the call; what cannot be rendered becomes a
+marked text. What must never happen: an exception in the caller, or a value that changes
+later.
 
-The common record (extras of scalar types, no exception) takes a path of its own. Its few
-extras are looked at one by one: 0.2 to 0.4 us less than `dict(islice(...))` with a look
-at all types in C, for two of them.
+The common record (extras of scalar types, no exception) takes a path of its own. Its
+few extras are looked at one by one: 0.2 to 0.4 us less than `dict(islice(...))` with a
+look at all types in C, for two of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import wire
 from femtomp.codec.wire import joined, new_encoder
-from femtomp.record import MAX_ATTRIBUTES, MAX_PAYLOAD_BYTES, SEVERITY_MAX
+from femtomp.record import (
+    MAX_ATTRIBUTES,
+    MAX_PAYLOAD_BYTES,
+    SEVERITY_MAX,
+    severity_number,
+)
 from femtomp.worker import context
 from femtomp.worker.plain import MAX_VALUES, exact, key, plain, type_name
 
@@ -33,15 +39,17 @@ if TYPE_CHECKING:
 # The attributes that every LogRecord of this Python has, in the order of its __dict__;
 # what stands behind them is the user's, but for these, which formatters add. Not by
 # `makeLogRecord`: the user's record factory adds its own, and those are no standard.
-_STANDARD_NAMES: Final = frozenset(
-    logging.LogRecord("", 0, "", 0, "", (), None).__dict__
-)
+_STANDARD_NAMES: Final = tuple(logging.LogRecord("", 0, "", 0, "", (), None).__dict__)
 _STANDARD: Final = len(_STANDARD_NAMES)
+# Elsewhere if a record factory set something before them, or one of them is missing.
+_LAST_AT: Final = _STANDARD - 1
+_LAST: Final = _STANDARD_NAMES[-1]
 _ADDED: Final = frozenset(("message", "asctime"))
-_NOT_EXTRAS: Final = _STANDARD_NAMES | _ADDED
+_NOT_EXTRAS: Final = _ADDED.union(_STANDARD_NAMES)
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
 # Below it no limit on length can have been passed.
 _LARGE_BYTES: Final = 65536
+_SEVERITY_WARN: Final = severity_number(logging.WARNING)
 # The year 2262: nanoseconds are 64 bits wide.
 _LAST_SECOND: Final = 9_223_372_036
 
@@ -63,46 +71,39 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
     pid : int
         Of the calling process: a record of another one keeps its own.
     """
-    values = record.__dict__
     extras: dict[str, Any] | None = None
     more: dict[str, Any] | None = None
-    if len(values) != _STANDARD:
-        if not _STANDARD < len(values) <= _STANDARD + MAX_ATTRIBUTES:
-            return _with_care(record, pid)
-        extras = {}
-        try:
-            for name in [*values][_STANDARD:]:
+    try:
+        values = record.__dict__
+        if len(values) != _STANDARD:
+            names = [*values]
+            if len(names) > _STANDARD + MAX_ATTRIBUTES or names[_LAST_AT] != _LAST:
+                return _with_care(record, pid)
+            extras = {}
+            for name in names[_STANDARD:]:
                 value = values[name]
-                # A standard name here: a record factory set something before them.
-                if (
-                    type(value) not in _PLAIN
-                    or name in _NOT_EXTRAS
-                    or type(name) is not str
-                ):
+                if type(value) not in _PLAIN or name in _ADDED or type(name) is not str:
                     return _with_care(record, pid)
                 extras[name] = value
-        except TypeError:  # a metaclass that made its classes unhashable
+        message = record.msg
+        level, level_name, logger = record.levelno, record.levelname, record.name
+        if (
+            record.exc_info
+            or record.exc_text
+            or record.stack_info
+            or record.process != pid
+            or type(message) is not str
+            or type(level) is not int
+            or type(level_name) is not str
+            or type(logger) is not str
+            or type(record) is not _LogRecord
+        ):
             return _with_care(record, pid)
-    message = record.msg
-    level, level_name, logger = record.levelno, record.levelname, record.name
-    if (
-        record.exc_info
-        or record.exc_text
-        or record.stack_info
-        or record.process != pid
-        or type(message) is not str
-        or type(level) is not int
-        or type(level_name) is not str
-        or type(logger) is not str
-        or type(record) is not _LogRecord
-    ):
-        return _with_care(record, pid)
-    if fields := _log_fields():
-        extras = {**fields, **extras} if extras else fields
-    if "opentelemetry.trace" in _modules and (span := _trace()) is not None:
-        more = {"trace": span}
-    args = record.args
-    try:
+        if fields := _log_fields():
+            extras = {**fields, **extras} if extras else fields
+        if "opentelemetry.trace" in _modules and (span := _trace()) is not None:
+            more = {"trace": span}
+        args = record.args
         # wire.encode, without the call: 60 ns.
         try:
             encoder = _free.pop()
@@ -131,6 +132,18 @@ def _limited(record: logging.LogRecord, payload: bytes, pid: int) -> bytes:
 
 def _with_care(record: logging.LogRecord, pid: int) -> bytes:
     """Take the path for everything that is not the common record."""
+    try:
+        return _careful(record, pid)
+    except Exception as exc:  # noqa: BLE001 - so hostile that little can be said of it
+        problem = f"{type_name(exc)}: {_str(exc)}"
+        body, _ = _message(record)
+        return sized((
+            1, time_ns(), 0, "", "", body, None, None, None, None, None, None,
+            {"femtomp.capture_error": problem}, {"severity": _SEVERITY_WARN},
+        ))  # fmt: skip
+
+
+def _careful(record: logging.LogRecord, pid: int) -> bytes:
     more: dict[str, Any] = {}
     # A record that was unpickled, or made of a received dict, may lack some attribute.
     of = _Attributes(record)
@@ -139,7 +152,7 @@ def _with_care(record: logging.LogRecord, pid: int) -> bytes:
         number = process if type(process) is int else 0
         more["process"] = (number, _str(of["processName"] or ""))
         timestamp = _nanoseconds(of["created"], timestamp)
-    if (span := _trace()) is not None:
+    if (span := _trace_if_any()) is not None:
         more["trace"] = span
     if (exception := _exception(of["exc_info"], of["exc_text"])) is not None:
         more["exception"] = exception
@@ -157,6 +170,13 @@ def _with_care(record: logging.LogRecord, pid: int) -> bytes:
         plain(of["thread"]), plain(of["threadName"]), extras or None, more or None,
     )  # fmt: skip
     return sized(fields)
+
+
+def _trace_if_any() -> tuple[int, int, int] | None:
+    try:
+        return _trace()
+    except Exception:  # noqa: BLE001 - a span of another library than OpenTelemetry's
+        return None
 
 
 class _Attributes:
@@ -199,7 +219,7 @@ def _message(record: logging.LogRecord) -> tuple[str, str | None]:
     """Return `getMessage()`, or what can be said instead and why."""
     try:
         return exact(record.getMessage()), None
-    except Exception as exc:  # noqa: BLE001 - format errors and the arguments' own code
+    except Exception as exc:
         of = _Attributes(record)
         said = f"{_str(of['msg'])} {plain(of['args'])!r}"
         return said, f"{type_name(exc)}: {_str(exc)}"
@@ -209,7 +229,7 @@ def _exception(exc_info: Any, exc_text: Any) -> tuple[str, str, str] | None:
     """Return type, message and stack trace, as OpenTelemetry's conventions name them."""
     error = (
         exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info
-    )  # noqa: PLR2004
+    )
     if not isinstance(error, BaseException):  # exc_info=True outside of an `except`
         return ("", "", _str(exc_text)) if exc_text else None
     kind = type(error)
@@ -217,7 +237,7 @@ def _exception(exc_info: Any, exc_text: Any) -> tuple[str, str, str] | None:
     trace = exc_info[2] if isinstance(exc_info, tuple) else error.__traceback__
     try:
         text = "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")
-    except Exception as exc:  # noqa: BLE001 - __str__ of the exception or its notes
+    except Exception as exc:
         text = f"<stack trace cannot be rendered: {type_name(exc)}>"
     return f"{module}.{name}".removeprefix("builtins."), _str(error), text
 
@@ -230,7 +250,7 @@ def _of_class(kind: type, name: str) -> object:
 def _str(value: object) -> str:
     try:
         return exact(value if type(value) is str else str(value))
-    except Exception as exc:  # noqa: BLE001 - the object's own code may raise anything
+    except Exception as exc:
         return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
 
 
@@ -238,7 +258,7 @@ def _int(value: object) -> int:
     """Return an exact int; levels are often members of an IntEnum."""
     try:
         return int(value) if isinstance(value, int) else 0
-    except Exception:  # noqa: BLE001 - `__int__` of a subclass
+    except Exception:
         return 0
 
 

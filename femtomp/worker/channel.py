@@ -1,9 +1,9 @@
 """This process's way into one spool: its lane, opened when needed, and what else happens.
 
-In: payloads. Out: frames in the lane; where there is none to be had, a line on stderr and
-a count. One channel per spool and process. It opens the lane at the first record, again
-in a forked child, again when the lane was lost, and at most every five seconds when it
-cannot. What must never happen: an exception in a log call, or a silent loss.
+In: payloads. Out: frames in the lane; where there is none to be had, a line on stderr
+and a count. One channel per spool and process. It opens the lane at the first record,
+again in a forked child, again when the lane was lost, and at most every five seconds
+when it cannot. What must never happen: an exception in a log call, or a silent loss.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Channel:
     def send(self, payload: bytes) -> bool:
         """Append a payload to the lane; True when it is kept or counted in the lane.
 
-        False: there is no lane, and the caller should say the record elsewhere. Handlers
-        call `append` themselves meanwhile; this does what is due besides.
+        False: there is no lane, and the caller should say the record elsewhere.
+        Handlers call `append` themselves meanwhile; this does what is due besides.
         """
         if self._lane is None:
             return self._send_anew(payload)

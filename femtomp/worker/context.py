@@ -1,7 +1,7 @@
 """Context of a log call: fields bound to it, and the active span.
 
-In: the calling thread's or task's context. Out: plain values, read at the call and never
-later, because another thread cannot see them. OpenTelemetry is asked only if the
+In: the calling thread's or task's context. Out: plain values, read at the call and
+never later, because another thread cannot see them. OpenTelemetry is asked only if the
 application has loaded it.
 """
 

@@ -1,11 +1,12 @@
 """What happens in a forked child: everything of the parent's is forgotten.
 
 In: callbacks of other modules. Out: `os.register_at_fork`, once per process image, at
-first use and never at import (what the import does is one anonymous page). The hook also runs in children that exec at once
-(`Popen` with a `preexec_fn`), in signal handlers and in threads: so it takes no lock,
-opens, creates, registers and logs nothing, and raises nothing. New lanes are opened at
-the first record. It cannot be the only belt: uWSGI and `fork()` called from C run no
-hooks, so `mark[0]` is asked before each append, and `catch_up` called if it is false.
+first use and never at import (what the import does is one anonymous page). The hook
+also runs in children that exec at once (`Popen` with a `preexec_fn`), in signal
+handlers and in threads: so it takes no lock, opens, creates, registers and logs
+nothing, and raises nothing. New lanes are opened at the first record. It cannot be the
+only belt: uWSGI and `fork()` called from C run no hooks, so `mark[0]` is asked before
+each append, and `catch_up` called if it is false.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _after_in_child() -> None:
     for callback in _callbacks:
         try:
             callback()
-        except Exception:  # noqa: BLE001, S110 - nobody could be told; the fork goes on
+        except Exception:  # noqa: S110 - nobody could be told; the fork goes on
             pass
 
 

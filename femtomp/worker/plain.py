@@ -1,8 +1,8 @@
 """Any Python value, made plain: str, int, float, bool, None, bytes, lists and dicts.
 
 In: whatever the application logs. Out: values that pickle, JSON and protobuf can carry,
-within limits on count, depth and length. Never raises; what cannot be rendered becomes a
-marked text. The caller's object is only read, and read once, in the caller's thread.
+within limits on count, depth and length. Never raises; what cannot be rendered becomes
+a marked text. The caller's object is only read, and read once, in the caller's thread.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _plain(value: object, depth: int, room: list[int]) -> Any:
         if isinstance(value, (list, tuple, set, frozenset)):
             return _list(value, depth, room)
         return _other(value, depth, room)
-    except Exception as exc:  # noqa: BLE001 - the object's own code may raise anything
+    except Exception as exc:
         # Not BaseException: a timeout or signal's exception belongs to the caller.
         return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
 
@@ -160,7 +160,7 @@ def key(name: object) -> str:
 def _key_text(name: object) -> str:
     try:
         return exact(str(name))
-    except Exception as exc:  # noqa: BLE001 - the key's own code may raise anything
+    except Exception as exc:
         return f"<{type_name(name)}: {type_name(exc)}>"
 
 

