@@ -54,7 +54,7 @@ def check_run(done: subprocess.CompletedProcess[str], sinks: list[str]) -> None:
     assert "\x1b" not in done.stdout
     for name in ("worker-1 child", "worker-2 SIGKILL", "worker-3 os._exit"):
         assert name in done.stdout
-    totals = done.stdout.split("all ")[-1]
+    totals = re.split(r"(?m)^ *all +", done.stdout)[-1]
     rows = re.findall(r"([a-z]+) +(\d+) +(\d+) +0 +0", totals)
     assert [sink for sink, _, _ in rows] == sinks
     assert len({delivered for _, _, delivered in rows}) == 1
