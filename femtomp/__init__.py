@@ -2,16 +2,16 @@
 
 ::
 
-    worker process (any start method)          supervisor (exec'd, one per pool)
+    worker process (any start method)     supervisor (exec'd, one per pool)
 
-    logging, structlog, OpenTelemetry           sink thread "journald" ── frames ──> journald
-           │                                    sink thread "otlp"     ── batches ─> collector
-        capture                                 sink thread "file"     ── lines ───> file
-           │                                    sink thread "console"  ── lines ───> stderr
-        codec.wire                                    ▲ each with its own cursor:
-           │                                          │ read -> batch -> write -> commit
-        lane.append ───────> lane (segments) ─────────┘
-                             in the spool directory
+    logging, stock queues, ...            sink thread "journald" ── frames ──> journald
+           │                              sink thread "otlp"     ── batches ─> collector
+        capture                           sink thread "file"     ── lines ───> file
+           │                              sink thread "console"  ── lines ───> stderr
+        codec.wire                              ▲ each with its own cursor:
+           │                                    │ read -> batch -> write -> commit
+        lane.append ────> lane (segments) ──────┘
+                          in the spool directory
 
 A record is safe when the log call returns, whatever process dies next; what cannot be
 kept is counted, and said.
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
         JournaldSink,
         OTLPSink,
         ServerOptions,
-        SinkOptions,
     )
     from femtomp.lanes.queue import Queue
     from femtomp.supervisor.process import Server
@@ -166,7 +165,7 @@ def start_server(
     AlreadyStartedError
         If this process already runs one.
     SpoolError, StartError
-        If there is no place for the spool, or the supervisor does not get ready in 10 s.
+        If there is no place for the spool, or the supervisor is not ready in 10 s.
 
     Examples
     --------
@@ -207,10 +206,10 @@ def basic_config(
     force: bool = False,
     **options: Any,
 ) -> Server:
-    """Set up everything in one line: attach to, reuse or start a server, then log to it.
+    """Set up everything in one line: use or start a server, then log to it.
 
-    Where `FEMTOMP_SPOOL` leads to a live server of this process, that one is used again;
-    running a notebook's cell twice is harmless.
+    A server that this process started is used again: running a notebook's cell twice is
+    harmless.
 
     Parameters
     ----------

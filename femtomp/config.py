@@ -7,7 +7,8 @@ anything; whether a sink can be built is found out by the supervisor before
 
 The sink grammar, one for code, `FEMTOMP_SINKS` (comma separated) and `--sink`::
 
-    console | console:json | file:PATH | journald | journald:SOCKET | otlp | otlp:ENDPOINT
+    console | console:json | console:text | file:PATH
+    | journald | journald:SOCKET | otlp | otlp:ENDPOINT
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ class OTLPSink:
 
     Examples
     --------
-    >>> OTLPSink("http://127.0.0.1:4318", headers={"api-key": "secret"})
-    OTLPSink(endpoint='http://127.0.0.1:4318', protocol=None, headers={'api-key': '***'})
+    >>> OTLPSink(headers={"api-key": "secret"})
+    OTLPSink(endpoint=None, protocol=None, headers={'api-key': '***'})
     """
 
     endpoint: str | None = None

@@ -22,11 +22,11 @@ class StartError(FemtompError, RuntimeError):
 
 
 class AlreadyStartedError(FemtompError, RuntimeError):
-    """This process already owns a running server."""
+    """The process already owns a running server."""
 
 
 class NoServerError(FemtompError, RuntimeError):
-    """There is no server to attach to: none was given and none is in the environment."""
+    """No server to attach to was given, and none is in the environment."""
 
 
 class SpoolError(FemtompError, OSError):

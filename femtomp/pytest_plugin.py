@@ -1,4 +1,4 @@
-"""The pytest plugin: `captured_records` as a fixture. Loaded by pytest's entry points."""
+"""The pytest plugin, loaded by its entry point: `captured_records` as a fixture."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class Record(NamedTuple):
 
 
 def scrubbed(record: Record) -> Record:
-    """Return the record with every str safe for UTF-8 and every number for JSON.
+    r"""Return the record with every str safe for UTF-8 and every number for JSON.
 
     Lone surrogates become their backslash escapes, NaN, infinities and integers above
     64 bits become strings, unknown types their repr. Sinks call this when encoding
@@ -188,9 +188,9 @@ def scrubbed(record: Record) -> Record:
 
     Examples
     --------
-    >>> r = Record(0, 9, "INFO", "a", "b\\udc80", {"n": 1 << 70}, Resource({}))
+    >>> r = Record(0, 9, "INFO", "a", "b\udc80", {"n": 1 << 70}, Resource({}))
     >>> scrubbed(r).body, scrubbed(r).attributes
-    ('b\\\\udc80', {'n': '1180591620717411303424'})
+    ('b\\udc80', {'n': '1180591620717411303424'})
     """
     return record._replace(
         severity_text=_plain(str(record.severity_text), 0),
@@ -200,23 +200,6 @@ def scrubbed(record: Record) -> Record:
         event_name=None if record.event_name is None else _plain(record.event_name, 0),
         resource=Resource(_plain(record.resource, 0), _plain(record.resource.brief, 0)),
     )
-
-
-def has_unfit_numbers(attributes: dict[str, AnyValue]) -> bool:
-    """Tell whether a value is a float JSON cannot carry, at the top level or below.
-
-    msgspec writes NaN as null without a word; integers and strings it refuses aloud.
-    """
-    for value in attributes.values():
-        kind = type(value)
-        if kind is float:
-            if value - value != 0.0:  # NaN and infinities
-                return True
-        elif (kind is dict and has_unfit_numbers(value)) or (
-            kind is list and has_unfit_numbers(dict(enumerate(value)))  # type: ignore[arg-type]
-        ):
-            return True
-    return False
 
 
 _INT64: Final = 1 << 63

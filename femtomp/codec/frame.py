@@ -5,7 +5,7 @@ again, with every number checked as if an enemy had written it. Pure: no I/O, no
 
 ::
 
-    u32 length | u32 crc32 | u64 sequence | payload (length bytes) | zeros to a multiple of 8
+    u32 length | u32 crc32 | u64 sequence | payload (length bytes) | zeros to 8
 
 Little-endian. The CRC covers the lane's epoch (as the seed), sequence, length and
 payload, so that a frame of another lane, or of another place, never validates. A frame

@@ -23,7 +23,7 @@ from femtomp.codec.resources import ByResource
 from femtomp.record import Record, Resource, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from femtomp.record import AnyValue, Scope
 
@@ -65,7 +65,7 @@ _REFUSED: Final = (UnicodeEncodeError, TypeError, ValueError, RecursionError)
 def json_line(record: Record) -> bytes:
     r"""Encode a record as one JSON object and a newline.
 
-    Keys and values are those of the design's JSON record: RFC 3339 time in UTC with
+    RFC 3339 time in UTC with
     nanoseconds, `resource.brief` as the resource, base64 for bytes; NaN, infinities
     and integers beyond 64 bits as strings; lone surrogates as backslash escapes.
     Keys that have nothing to say are absent.
@@ -135,7 +135,7 @@ def _line(record: Record) -> _Line:
         dropped,
     ) = record
     # Digits are cut, not divided: divmod of such an integer costs 0.3 µs.
-    digits = f"{timestamp if timestamp > 0 else 0:010d}"
+    digits = f"{max(timestamp, 0):010d}"
     return _Line(
         f"{_utc_second(digits[:-9])}{digits[-9:]}Z",
         text,

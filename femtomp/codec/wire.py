@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 PROTOCOL: Final = 5
 _FIELDS: Final = 14
+# Of a record that is far too large, this much of each text is always left.
+_LEAST_SHARE: Final = 64
 _new_tuple: Final = tuple.__new__
 _SEVERITIES: Final = {level: severity_number(level) for level in (10, 20, 30, 40, 50)}
 
@@ -98,7 +100,7 @@ def new_encoder() -> _Encoder:
     class Output:
         write = staticmethod(pieces.append)
 
-    pickler = _Plain(Output, PROTOCOL)  # type: ignore[arg-type]
+    pickler = _Plain(Output, PROTOCOL)
     pickler.fast = True
     return pickler.dump, pieces
 
@@ -162,7 +164,7 @@ def decode(payload: bytes) -> object:
     try:
         value = unpickler.load()
         # The proxy's copy is the only view of the memo that the C Unpickler gives.
-        memo = unpickler.memo.copy()  # type: ignore[attr-defined]
+        memo = unpickler.memo.copy()
         behind = stream.tell() != len(payload) or _has_more(unpickler)
     except CodecError:
         raise
@@ -196,7 +198,7 @@ def _has_more(unpickler: pickle.Unpickler) -> bool:
 def decode_chunk(
     chunk: bytes, frames: Sequence[Frame]
 ) -> list[tuple[Any, ...] | CodecError]:
-    """Load the payloads of many frames by one Unpickler, with the same result as `decode`.
+    """Load the payloads of many frames by one Unpickler; the result is `decode`'s.
 
     Returns
     -------
@@ -219,7 +221,7 @@ def decode_chunk(
         seek(0, io.SEEK_END)
         if (
             len(loaded) == len(frames)
-            and not unpickler.memo.copy()  # type: ignore[attr-defined]
+            and not unpickler.memo.copy()
             and not _has_more(unpickler)
         ):
             return loaded
@@ -309,7 +311,7 @@ def to_record(
     )  # fmt: skip
 
 
-def _with_more(
+def _with_more(  # noqa: C901 - one branch a key
     record: Record,
     extras: dict[str, AnyValue] | None,
     more: dict[str, Any],
@@ -336,7 +338,7 @@ def _with_more(
             pid, name = process
             if type(pid) is not int or type(name) is not str:
                 msg = f"process is {process!r}"[:200]
-                raise TypeError(msg)
+                raise TypeError(msg)  # noqa: TRY301 - one error for the whole shape
             changes["resource"] = of_process(pid, name)
         if (severity := more.get("severity")) is not None:
             changes["severity_number"] = int(severity)
@@ -361,12 +363,12 @@ def shrink(fields: tuple[Any, ...], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
     mark = "… [femtomp: truncated, {kept} of {size} kept]"
     # A quarter: a str takes up to four bytes a character.
     share = limit // 4
-    while share >= 64:
+    while share >= _LEAST_SHARE:
         cut = _cut(fields, share, mark)
         if len(encode(cut)) <= limit:
-            return cut
+            return tuple(cut)
         share //= 4
-    values = list(_cut(fields, 64, mark))
+    values = list(_cut(fields, _LEAST_SHARE, mark))
     values[12] = {"femtomp.truncated": "attributes were larger than a record may be"}
     if len(encode(tuple(values))) > limit:
         # A body or scope of very many small values.

@@ -48,7 +48,7 @@ class AppendingWriter(LaneWriter):
         return descriptor
 
     def _bind_append(self, descriptor: int) -> Callable[[bytes], bool]:
-        """Make `append`, the hot path: locals instead of attributes save 0.4 us a call."""
+        """Make `append`, the hot path: locals for attributes save 0.4 us a call."""
         lock, append_side = self._lock, self.append_side
         words, lane_seed, encode = self.words, self.seed, frame.encode
         write, lseek, current = os.write, os.lseek, os.SEEK_CUR

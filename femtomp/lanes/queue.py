@@ -159,8 +159,12 @@ class Queue:
     def __reduce__(self) -> tuple[Any, ...]:
         return self._rebuild, (self._path,)
 
+    # Parameters as multiprocessing.Queue has them.
     def put(
-        self, item: object, block: bool = True, timeout: float | None = None
+        self,
+        item: object,
+        block: bool = True,  # noqa: ARG002, FBT001, FBT002
+        timeout: float | None = None,  # noqa: ARG002
     ) -> None:
         """Put a LogRecord, a Record or a dict into this process's lane.
 
@@ -222,7 +226,7 @@ class Queue:
         return self._puller
 
     def qsize(self) -> int:
-        """Return about how many records are in the lanes and were not taken by `get`."""
+        """Return about how many records are in the lanes, not yet taken by `get`."""
         if self._puller is not None and os.getpid() == self._master:
             return len(self._ready) + self._puller.waiting()
         spool = Spool(self._path)

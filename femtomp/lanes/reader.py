@@ -115,7 +115,7 @@ class Lane:
     # -- the owner -------------------------------------------------------------------
 
     def read_own(self) -> tuple[bytes, tuple[int, ...]]:
-        """Return the owner's identity bytes and the words; of this process's own lanes too.
+        """Return the owner's identity bytes and the words, even of one's own lane.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class Lane:
         return self._own
 
     def is_orphaned(self) -> bool:
-        """Tell whether nobody holds the lane's lock: its owner died, or lost the lock."""
+        """Tell whether nobody holds the lane's lock: its owner died, or lost it."""
         ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         answer = fcntl.fcntl(self.own, fcntl.F_GETLK, ask)
         return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
@@ -235,9 +235,11 @@ class Lane:
         later = next((n for n in self.segments if n > position.segment), None)
         if later is None:
             return position
-        if position.segment in self.segments:
-            if position.offset < self._size(position.segment):
-                return position
+        unread = position.segment in self.segments and (
+            position.offset < self._size(position.segment)
+        )
+        if unread:
+            return position
         return Position(later, FRAMES_AT, position.side)
 
     def read(self, position: Position) -> Chunk | None:
@@ -255,7 +257,7 @@ class Lane:
         return self.ended or (number != SIDE and number < self.end.segment)
 
     def is_there(self, position: Position) -> bool:
-        """Tell whether the segment of a position still has its name, or never had one."""
+        """Tell whether a position's segment still has its name, or never had one."""
         if not self.segments or position.segment > self.segments[-1]:
             return True
         name = segment_name(self.epoch, position.segment)

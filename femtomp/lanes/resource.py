@@ -1,4 +1,4 @@
-"""The OpenTelemetry resource of a worker, from its identity and what the server was told."""
+"""A worker's OpenTelemetry resource: its identity and what the server was told."""
 
 from __future__ import annotations
 

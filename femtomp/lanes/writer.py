@@ -220,9 +220,9 @@ class LaneWriter:
 def map_file(descriptor: int, size: int) -> mmap.mmap:
     """Map a file for reading and writing, its pages made present at once."""
     flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-    if _TRACKS:
-        return mmap.mmap(descriptor, size, flags=flags)
-    return mmap.mmap(descriptor, size, flags=flags, trackfd=False)
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(descriptor, size, flags=flags, trackfd=False)
+    return mmap.mmap(descriptor, size, flags=flags)
 
 
 def unmap(mapping: mmap.mmap, views: list[memoryview], device: int, inode: int) -> None:

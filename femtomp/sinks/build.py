@@ -58,8 +58,8 @@ def build(
 
         return journald.open_driver(options)
     if isinstance(options, OTLPSink):
-        from femtomp.sinks import otlp
+        from femtomp.sinks.otlp import open_driver
 
-        return otlp.open_driver(options, environ=environ)
+        return open_driver(options, environ=environ)
     msg = f"not a sink: {options!r}"
     raise ConfigError(msg)

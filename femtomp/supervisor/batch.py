@@ -1,4 +1,4 @@
-"""A batch: records of several lanes in the order they are written, and where each is from.
+"""A batch: records of several lanes in order, and where each is from.
 
 Pure: values in, values out. In: loaded chunks. Out: the merged records, and, once the
 driver said how many of them it is done with, the cursor that each lane may move to.
@@ -52,7 +52,7 @@ def sort_out(
     of_process: Callable[[int, str], Resource],
     damaged: Callable[[CodecError], None],
 ) -> Stream:
-    """Turn a chunk into records: those below `severity` and the damaged are left out."""
+    """Turn a chunk into records, without those below `severity` and the damaged."""
     fates: list[int] = []
     records: list[Record] = []
     prefix = f"{epoch}-"
@@ -77,7 +77,7 @@ def sort_out(
 
 
 def merge(streams: list[Stream], own: list[Record]) -> Batch:
-    """Order the records: exactly as in the lane within a stream, by time across them."""
+    """Order the records: as in the lane within a stream, by time across streams."""
     if len(streams) == 1:
         records = streams[0].records
         return Batch(streams, own + records, [OWN] * len(own) + [0] * len(records))
@@ -152,9 +152,9 @@ def _first_of(stream: Stream, count: int) -> tuple[int, Counters] | None:
     if count == 0:
         return None
     tally = [0, 0, 0]
-    for frame, fate in zip(stream.chunk.frames, stream.fates, strict=True):
-        tally[fate] += 1
-        if tally[DELIVER] == count:
-            break
+    index = -1
+    while tally[DELIVER] < count:
+        index += 1
+        tally[stream.fates[index]] += 1
     counters = Counters(tally[DELIVER], tally[FILTER], corrupt=tally[CORRUPT])
-    return stream.chunk.base + frame.next, counters
+    return stream.chunk.base + stream.chunk.frames[index].next, counters

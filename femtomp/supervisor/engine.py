@@ -153,7 +153,7 @@ class Engine:
                     return self._leave()
 
     def _is_alone(self) -> bool:
-        """Tell whether no member is left: every pipe end closed, no lane's owner alive."""
+        """Tell whether no member is left: no pipe end open, no lane's owner alive."""
         if select.select([self._launch.lifetime], [], [], 0)[0] == []:
             return False
         self._poller.scan()

@@ -159,7 +159,7 @@ def _quoted(said: IO[bytes]) -> str:
 
 def _as_error(message: dict[str, str]) -> errors.FemtompError:
     kind = getattr(errors, message["error"], errors.StartError)
-    return kind(message["text"])  # type: ignore[no-any-return]
+    return kind(message["text"])
 
 
 def _end(spool: Spool) -> None:

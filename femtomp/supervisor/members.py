@@ -60,7 +60,7 @@ class Member:
         return found
 
     def started(self, timestamp: int) -> Record:
-        """Return the event that says once per lane all there is to say of its worker."""
+        """Return the event that says, once per lane, all there is of its worker."""
         return Record(
             timestamp=timestamp,
             severity_number=9,

@@ -183,7 +183,7 @@ class Poller:
             member.lane.retire()
 
     def look_again(self) -> bool:
-        """Read every end once more, for good: True if a lane grew since the last look."""
+        """Read every end once more: True if a lane grew since the last look."""
         self.scan()
         grew = False
         for member in self.members.values():

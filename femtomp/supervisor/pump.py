@@ -1,9 +1,8 @@
 """A pump: one sink's thread, from lanes to destination.
 
 In: the members' lanes, each from this sink's own cursor. Out: batches to the sink's
-driver, and a committed cursor behind what the driver is done with: read -> batch ->
-write
--> commit. A slow or dead destination stops this pump alone. Order is exact within a lane,
+driver, and a committed cursor behind what the driver is done with: read, batch, write,
+commit. A slow or dead destination stops this pump alone. Order is exact within a lane,
 by time across the lanes of one batch.
 
 What must never happen: a cursor moved over a record that was neither delivered nor

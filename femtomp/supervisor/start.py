@@ -149,8 +149,8 @@ def _attach_in_child(
         spool.close()
         return None
     warnings.warn(
-        "start_server() was called in a multiprocessing child, which is now attached to "
-        'its parent\'s server: put the call under `if __name__ == "__main__":`',
+        "start_server() was called in a multiprocessing child, which is now attached "
+        'to its parent\'s server: put the call under `if __name__ == "__main__":`',
         RuntimeWarning,
         stacklevel=4,
     )
@@ -175,14 +175,14 @@ def _resource(
     """Merge the resource: arguments over OTEL_* over what can be guessed."""
     merged: dict[str, object] = {}
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
-        key, equals, value = pair.partition("=")
-        if equals and key.strip():
-            merged[key.strip()] = unquote(value.strip())
+        word, equals, text = pair.partition("=")
+        if equals and word.strip():
+            merged[word.strip()] = unquote(text.strip())
     if service := os.environ.get("OTEL_SERVICE_NAME"):
         merged["service.name"] = service
     for key, value in (given or {}).items():
         if not isinstance(key, str) or not isinstance(value, (str, int, float, bool)):
-            msg = f"resource: {key!r} must be a str with a str, number or bool, not {value!r}"
+            msg = f"resource: {key!r}: {value!r} must be str: str, number or bool"
             raise ConfigError(msg)
         merged[key] = value
     script = Path((getattr(sys, "argv", None) or [""])[0]).stem

@@ -47,6 +47,7 @@ _LAST: Final = _STANDARD_NAMES[-1]
 _ADDED: Final = frozenset(("message", "asctime"))
 _NOT_EXTRAS: Final = _ADDED.union(_STANDARD_NAMES)
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
+_EXC_INFO_LENGTH: Final = 3  # type, value, traceback
 # Below it no limit on length can have been passed.
 _LARGE_BYTES: Final = 65536
 _SEVERITY_WARN: Final = severity_number(logging.WARNING)
@@ -119,7 +120,7 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
         ))  # fmt: skip
         payload = pieces.pop() if len(pieces) == 1 else joined(pieces)
         _free.append(encoder)
-    except Exception:  # noqa: BLE001 - the caller's objects may raise anything
+    except Exception:
         return _with_care(record, pid)
     return payload if len(payload) <= _LARGE_BYTES else _limited(record, payload, pid)
 
@@ -134,7 +135,7 @@ def _with_care(record: logging.LogRecord, pid: int) -> bytes:
     """Take the path for everything that is not the common record."""
     try:
         return _careful(record, pid)
-    except Exception as exc:  # noqa: BLE001 - so hostile that little can be said of it
+    except Exception as exc:
         problem = f"{type_name(exc)}: {_str(exc)}"
         body, _ = _message(record)
         return sized((
@@ -164,7 +165,8 @@ def _careful(record: logging.LogRecord, pid: int) -> bytes:
     if problem:
         extras["femtomp.format_error"] = problem
     fields = (
-        1, timestamp, _int(of["levelno"]), _str(of["levelname"]), _str(of["name"] or ""),
+        1, timestamp,
+        _int(of["levelno"]), _str(of["levelname"]), _str(of["name"] or ""),
         body, _str(of["msg"]) if of["args"] else None,
         plain(of["pathname"]), plain(of["lineno"]), plain(of["funcName"]),
         plain(of["thread"]), plain(of["threadName"]), extras or None, more or None,
@@ -175,7 +177,7 @@ def _careful(record: logging.LogRecord, pid: int) -> bytes:
 def _trace_if_any() -> tuple[int, int, int] | None:
     try:
         return _trace()
-    except Exception:  # noqa: BLE001 - a span of another library than OpenTelemetry's
+    except Exception:
         return None
 
 
@@ -194,12 +196,13 @@ class _Attributes:
 def _nanoseconds(created: object, otherwise: int) -> int:
     """Return a LogRecord's `created` as nanoseconds, if it is a time at all."""
     if isinstance(created, (int, float)) and 0 <= created < _LAST_SECOND:
-        return int(created * 1e9)
+        # In one product a float would be off by 100 ns.
+        return int(created) * 1_000_000_000 + int(created % 1 * 1e9)
     return otherwise
 
 
 def sized(fields: tuple[Any, ...]) -> bytes:
-    """Encode a wire tuple of plain values, cut down if it is more than a record may be."""
+    """Encode a tuple of plain values, cut down if it is more than a record may be."""
     payload = _encode(fields)
     if len(payload) > MAX_PAYLOAD_BYTES:
         payload = _encode(wire.shrink(fields))
@@ -226,15 +229,14 @@ def _message(record: logging.LogRecord) -> tuple[str, str | None]:
 
 
 def _exception(exc_info: Any, exc_text: Any) -> tuple[str, str, str] | None:
-    """Return type, message and stack trace, as OpenTelemetry's conventions name them."""
-    error = (
-        exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info
-    )
+    """Return type, message and stack trace, for OpenTelemetry's `exception.*`."""
+    is_triple = isinstance(exc_info, tuple) and len(exc_info) == _EXC_INFO_LENGTH
+    error = exc_info[1] if is_triple else exc_info
     if not isinstance(error, BaseException):  # exc_info=True outside of an `except`
         return ("", "", _str(exc_text)) if exc_text else None
     kind = type(error)
     module, name = (_str(_of_class(kind, n)) for n in ("__module__", "__qualname__"))
-    trace = exc_info[2] if isinstance(exc_info, tuple) else error.__traceback__
+    trace = exc_info[2] if is_triple else error.__traceback__
     try:
         text = "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")
     except Exception as exc:

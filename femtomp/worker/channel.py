@@ -1,4 +1,4 @@
-"""This process's way into one spool: its lane, opened when needed, and what else happens.
+"""A process's way into one spool: its lane, opened when needed.
 
 In: payloads. Out: frames in the lane; where there is none to be had, a line on stderr
 and a count. One channel per spool and process. It opens the lane at the first record,

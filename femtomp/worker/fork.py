@@ -50,7 +50,7 @@ def catch_up() -> None:
 
 
 class _PidMark:
-    """Where the kernel cannot wipe memory in a child: compare pids, at 0.2 us a call."""
+    """Where the kernel cannot wipe memory in a child: compare pids, for 0.2 us."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()

@@ -37,8 +37,8 @@ class WorkerHandler(logging.Handler):
     spool : path-like, optional
         The server's spool; `FEMTOMP_SPOOL` if not given.
     missing : {"raise", "stderr", "ignore"}
-        What to do where there is no address: raise `NoServerError` now, write records to
-        stderr, or drop them.
+        What to do where there is no address: raise `NoServerError` now, write records
+        to stderr, or drop them.
 
     Raises
     ------
@@ -60,8 +60,9 @@ class WorkerHandler(logging.Handler):
         path = find_spool(spool)
         if path is None and missing == "raise":
             msg = (
-                "no femtomp server to log to: call femtomp.start_server() in the master "
-                f"first (it sets {SPOOL_VARIABLE}), or pass spool=, or missing='stderr'"
+                "no femtomp server to log to: call femtomp.start_server() in the "
+                f"master first (it sets {SPOOL_VARIABLE}), or pass spool=, or "
+                "missing='stderr'"
             )
             raise NoServerError(msg)
         self._missing = missing
@@ -92,7 +93,7 @@ class WorkerHandler(logging.Handler):
                 pass
             except RecursionError:
                 raise
-            except Exception as exc:  # noqa: BLE001 - a log call never raises
+            except Exception as exc:
                 self._give_up(record, exc)
                 return True
             else:
@@ -113,7 +114,7 @@ class WorkerHandler(logging.Handler):
                 self._fall_back(record)
         except RecursionError:
             raise  # as logging's own handlers do: the caller's stack is at its end
-        except Exception as exc:  # noqa: BLE001 - a log call never raises
+        except Exception as exc:
             self._give_up(record, exc)
 
     def _fall_back(self, record: logging.LogRecord) -> None:
@@ -127,7 +128,7 @@ class WorkerHandler(logging.Handler):
         if logging.raiseExceptions:
             say(f"a record of {record.name} was dropped: {type(exc).__name__}: {exc}")
 
-    def createLock(self) -> None:
+    def createLock(self) -> None:  # noqa: N802 - logging's name
         """Make no lock: none is used, and fork hooks and billiard remake them all."""
         self.lock = None
 
@@ -149,7 +150,7 @@ def find_spool(spool: str | os.PathLike[str] | None = None) -> str | None:
     """Return the address of the server: what is given, else `FEMTOMP_SPOOL`."""
     if spool is None:
         return os.environ.get(SPOOL_VARIABLE) or None
-    return os.path.abspath(os.fspath(spool))
+    return os.path.abspath(os.fspath(spool))  # noqa: PTH100 - pathlib is not loaded
 
 
 def worker_handler(
@@ -245,13 +246,13 @@ def worker_init(
         if handler not in root.handlers:
             root.addHandler(handler)
         root.setLevel(server_level(handler.spool) if level is None else level)
-    except Exception as exc:  # noqa: BLE001 - see above
+    except Exception as exc:
         say(f"worker_init failed: {type(exc).__name__}: {exc}")
 
 
 def server_level(spool: str | None) -> int:
     """Return the level that the server wants in its workers; INFO if it cannot say."""
-    from femtomp.lanes.spool import Spool  # noqa: PLC0415 - not needed to log
+    from femtomp.lanes.spool import Spool
 
     if spool is None:
         return logging.INFO

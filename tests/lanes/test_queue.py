@@ -136,7 +136,7 @@ def test_record_of_another_process_keeps_its_own(shop) -> None:
     record = shop.get(timeout=5)
     assert record.resource["process.pid"] == 4242
     assert record.resource["femtomp.worker.name"] == "far-1"
-    assert record.timestamp == int(created * 1e9)
+    assert record.timestamp == int(created) * 1_000_000_000
 
 
 def test_get_waits_for_no_longer_than_it_was_told(shop) -> None:

@@ -22,7 +22,9 @@ from pathlib import Path
 
 import femtomp
 
-SEED = int(os.environ.get("FEMTOMP_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+SEED = int(
+    os.environ.get("FEMTOMP_TEST_SEED") or random.SystemRandom().randrange(1 << 32)
+)
 
 
 def until(condition, what, timeout=20.0):
@@ -96,7 +98,9 @@ def lines(path):
 
 def missing_and_double(records, returned):
     """Return (records missing of those whose call returned, records there twice)."""
-    seen = Counter((r["attributes"]["worker"], r["attributes"]["number"]) for r in records)
+    seen = Counter(
+        (r["attributes"]["worker"], r["attributes"]["number"]) for r in records
+    )
     missing = [
         (worker, number)
         for worker, count in enumerate(returned.all())
@@ -133,7 +137,9 @@ def run_script(source, *args, flags=(), timeout=60, check=True, env=None):
         env={**os.environ, **(env or {})},
     )  # fmt: skip
     if check and done.returncode:
-        raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(
+            f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
     return done
 
 
@@ -147,5 +153,7 @@ def run_file(path, source, *args, flags=(), timeout=60, check=True, env=None):
         env={**os.environ, **(env or {})},
     )  # fmt: skip
     if check and done.returncode:
-        raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(
+            f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
     return done

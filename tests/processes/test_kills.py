@@ -81,14 +81,18 @@ def test_a_killed_engine_is_back_and_nothing_is_missing(server, tmp_path):
     with Attached():
         workers = [fork(log_steadily, returned, i, None) for i in range(2)]
         for _ in range(ENGINE_KILLS):
-            until(lambda: path.exists() and path.stat().st_size, "records are delivered")
+            until(
+                lambda: path.exists() and path.stat().st_size, "records are delivered"
+            )
             signal.sigtimedwait((), chance.uniform(0.05, 0.2))
             victim, starts = engine(server), words(server)[3]
             os.kill(victim, signal.SIGKILL)
             size, begun = path.stat().st_size, time.monotonic()
             until(lambda s=starts: words(server)[3] > s, "the engine was started again")
             until(
-                lambda v=victim, s=size: engine(server) != v and path.stat().st_size > s,
+                lambda v=victim, s=size: (
+                    engine(server) != v and path.stat().st_size > s
+                ),
                 "the new engine delivers",
                 timeout=2.0,
             )

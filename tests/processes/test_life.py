@@ -46,7 +46,9 @@ def supervisors(spool_parent):
         (["console"], {"resource": {"a": []}}, femtomp.ConfigError, ["a"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_built_fails_at_the_start(tmp_path, sinks, options, error, words):
+def test_what_cannot_be_built_fails_at_the_start(
+    tmp_path, sinks, options, error, words
+):
     """A wrong option, sink or place is an error that names it; no process is left."""
     options = {"spool_parent": tmp_path, **options}
     with pytest.raises(error) as caught:
@@ -90,7 +92,9 @@ def test_a_second_server_is_refused(tmp_path):
 
 def test_stop_leaves_nothing_behind(tmp_path):
     """After stop() there is no process, no spool and no environment variable."""
-    server = femtomp.start_server(femtomp.FileSink(tmp_path / "a"), spool_parent=tmp_path)
+    server = femtomp.start_server(
+        femtomp.FileSink(tmp_path / "a"), spool_parent=tmp_path
+    )
     pids = supervisors(tmp_path)
     assert server.pid in pids
     assert len(pids) == 2
@@ -106,7 +110,10 @@ def test_stop_leaves_nothing_behind(tmp_path):
 
 def test_after_stop_records_go_to_stderr(tmp_path, capfd):
     """A handler whose server has stopped says each record on stderr, with one warning."""
-    with femtomp.start_server(femtomp.FileSink(tmp_path / "a")) as server, Attached() as log:
+    with (
+        femtomp.start_server(femtomp.FileSink(tmp_path / "a")) as server,
+        Attached() as log,
+    ):
         log.warning("before")
         server.stop()
         log.warning("after 1")
@@ -169,7 +176,10 @@ def test_sinks_come_from_the_environment(tmp_path):
             logging.info("too low")
             logging.warning("shown", extra={"n": 1})
         """,
-        env={"FEMTOMP_SINKS": f"console:json,file:{tmp_path}/a", "FEMTOMP_LEVEL": "WARNING"},
+        env={
+            "FEMTOMP_SINKS": f"console:json,file:{tmp_path}/a",
+            "FEMTOMP_LEVEL": "WARNING",
+        },
     )
     shown = [json.loads(line) for line in done.stderr.splitlines()]
     assert [r["body"] for r in shown if "event_name" not in r] == ["shown"]
@@ -178,13 +188,21 @@ def test_sinks_come_from_the_environment(tmp_path):
 
 def test_a_worker_event_says_the_full_resource_once(tmp_path):
     """Each lane's first words in a sink are its worker's whole resource."""
-    with femtomp.start_server(
-        femtomp.FileSink(tmp_path / "a"), resource={"service.name": "shop", "team": "x"}
-    ), Attached() as log:
+    with (
+        femtomp.start_server(
+            femtomp.FileSink(tmp_path / "a"),
+            resource={"service.name": "shop", "team": "x"},
+        ),
+        Attached() as log,
+    ):
         log.info("one")
         log.info("two")
     records = [json.loads(line) for line in (tmp_path / "a").read_text().splitlines()]
-    assert [r.get("event_name") for r in records] == ["femtomp.worker.started", None, None]
+    assert [r.get("event_name") for r in records] == [
+        "femtomp.worker.started",
+        None,
+        None,
+    ]
     full, brief = records[0]["attributes"], records[1]["resource"]
     assert full["process.pid"] == brief["process.pid"] == os.getpid()
     assert full["process.executable.path"]
@@ -223,7 +241,10 @@ def test_basic_config_is_one_line_and_may_be_run_twice(tmp_path):
     level = root.level
     server = femtomp.basic_config(femtomp.FileSink(tmp_path / "a"), level="INFO")
     try:
-        assert femtomp.basic_config(femtomp.FileSink(tmp_path / "a"), level="INFO") is server
+        assert (
+            femtomp.basic_config(femtomp.FileSink(tmp_path / "a"), level="INFO")
+            is server
+        )
         logging.getLogger("shop").info("once")
     finally:
         root.removeHandler(femtomp.worker_handler())

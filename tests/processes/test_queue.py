@@ -70,21 +70,25 @@ def test_dict_config_takes_it(server, path):
     assert bodies(server, path) == ["configured"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 dictConfig has none")
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="before 3.12 dictConfig has none"
+)
 def test_dict_config_resolves_it_by_factory(server, path):
     """The `()` form of a queue works as well, and gets a listener that is not started."""
     test_dict_config_resolves_it_by_factory.queue = server.queue
-    logging.config.dictConfig({
-        "version": 1,
-        "disable_existing_loggers": False,
-        "handlers": {
-            "queued": {
-                "class": "logging.handlers.QueueHandler",
-                "queue": {"()": lambda: server.queue},
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {
+                "queued": {
+                    "class": "logging.handlers.QueueHandler",
+                    "queue": {"()": lambda: server.queue},
+                },
             },
-        },
-        "loggers": {"shop.dict": {"level": "INFO", "handlers": ["queued"]}},
-    })
+            "loggers": {"shop.dict": {"level": "INFO", "handlers": ["queued"]}},
+        }
+    )
     logging.getLogger("shop.dict").info("by factory")
     logging.getLogger("shop.dict").handlers.clear()
     assert bodies(server, path) == ["by factory"]
@@ -92,12 +96,16 @@ def test_dict_config_resolves_it_by_factory(server, path):
 
 def test_the_worker_handler_is_a_dict_config_class(server, path):
     """`femtomp.WorkerHandler` can be named as a handler's class."""
-    logging.config.dictConfig({
-        "version": 1,
-        "disable_existing_loggers": False,
-        "handlers": {"femtomp": {"class": "femtomp.WorkerHandler", "level": "WARNING"}},
-        "loggers": {"shop.dict": {"level": "INFO", "handlers": ["femtomp"]}},
-    })
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {
+                "femtomp": {"class": "femtomp.WorkerHandler", "level": "WARNING"}
+            },
+            "loggers": {"shop.dict": {"level": "INFO", "handlers": ["femtomp"]}},
+        }
+    )
     log = logging.getLogger("shop.dict")
     log.info("too low")
     log.warning("high enough")

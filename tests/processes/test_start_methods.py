@@ -57,13 +57,22 @@ def test_a_pool_logs_from_every_worker(tmp_path, method):
     assert done.stderr == ""
     records = lines(path)
     assert sorted(r["attributes"]["number"] for r in records) == list(range(60))
-    assert {r["resource"]["process.pid"] for r in records} <= set(json.loads(done.stdout))
+    assert {r["resource"]["process.pid"] for r in records} <= set(
+        json.loads(done.stdout)
+    )
     names = {r["resource"]["femtomp.worker.name"] for r in records}
     assert all("PoolWorker" in name for name in names)
     # The pool's own threads are in the master; a worker has one.
     assert {r["attributes"]["threads"] for r in records} == {1}
-    ids = {(r["resource"]["process.pid"], r["resource"]["service.instance.id"]) for r in records}
-    assert len({pid for pid, _ in ids}) == len({instance for _, instance in ids}) == len(ids)
+    ids = {
+        (r["resource"]["process.pid"], r["resource"]["service.instance.id"])
+        for r in records
+    }
+    assert (
+        len({pid for pid, _ in ids})
+        == len({instance for _, instance in ids})
+        == len(ids)
+    )
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -167,5 +176,3 @@ def test_a_forked_child_cannot_stop_the_server(tmp_path):
     path = tmp_path / "app.jsonl"
     run_file(tmp_path / "half.py", HALF, path)
     assert [r["body"] for r in lines(path)] == ["child", "master"]
-
-

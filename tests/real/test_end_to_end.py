@@ -64,13 +64,17 @@ def test_every_record_reaches_every_sink(tmp_path):
         records = lines(path)
         by_uid = {record["uid"]: record for record in records}
         assert (
-            Counter((r["attributes"]["worker"], r["attributes"]["number"]) for r in records)
+            Counter(
+                (r["attributes"]["worker"], r["attributes"]["number"]) for r in records
+            )
             == expected
         )
 
         journald.sync()
-        entries = [e for e in journald.entries("LOGGER=shop.worker")]
-        assert Counter((int(e["WORKER"]), int(e["NUMBER"])) for e in entries) == expected
+        entries = list(journald.entries("LOGGER=shop.worker"))
+        assert (
+            Counter((int(e["WORKER"]), int(e["NUMBER"])) for e in entries) == expected
+        )
         for entry in entries:
             record = by_uid[entry["LOG_RECORD_UID"]]
             assert entry["MESSAGE"] == record["body"]
@@ -80,7 +84,10 @@ def test_every_record_reaches_every_sink(tmp_path):
         assert len(failed) == WORKERS
         assert {e["PRIORITY"] for e in failed} == {"3"}
         assert {e["EXCEPTION_MESSAGE"] for e in failed} == {"two\nPRIORITY=0\nlines"}
-        assert all("The above exception was the direct cause" in e["EXCEPTION_STACKTRACE"] for e in failed)  # noqa: E501
+        assert all(
+            "The above exception was the direct cause" in e["EXCEPTION_STACKTRACE"]
+            for e in failed
+        )  # noqa: E501
 
         for receiver in (http, grpc):
             got = [r for r in receiver.records() if r[1] == "shop.worker"]
@@ -89,11 +96,16 @@ def test_every_record_reaches_every_sink(tmp_path):
                 values = attributes(log_record.attributes)
                 record = by_uid[values["log.record.uid"]]
                 assert log_record.body.string_value == record["body"]
-                assert resource_attributes["process.pid"] == record["resource"]["process.pid"]
+                assert (
+                    resource_attributes["process.pid"]
+                    == record["resource"]["process.pid"]
+                )
                 assert values["number"] == record["attributes"]["number"]
                 if "ratio" in values:
                     assert (values["ratio"], values["flag"]) == (0.5, True)
-            instances = {(r["process.pid"], r["service.instance.id"]) for r, _, _ in got}
+            instances = {
+                (r["process.pid"], r["service.instance.id"]) for r, _, _ in got
+            }
             assert {pid for pid, _ in instances} == set(pids)
             assert len(instances) == WORKERS
 
@@ -131,7 +143,11 @@ def test_ids_are_those_of_the_call(tmp_path):
     path = tmp_path / "app.jsonl"
     with Receiver() as receiver:
         run_script(SPANS, f"file:{path}", f"otlp:{receiver.http_endpoint}")
-        exported = {r.body.string_value: r for _, scope, r in receiver.records() if scope == "shop"}
+        exported = {
+            r.body.string_value: r
+            for _, scope, r in receiver.records()
+            if scope == "shop"
+        }
     records = {r["body"]: r for r in lines(path)}
     parent = records["in the parent's span"]
     child = records["in the child's span"]
@@ -151,7 +167,7 @@ def test_ids_are_those_of_the_call(tmp_path):
 def test_a_dead_sink_holds_up_no_other(tmp_path):
     """With the collector down the file gets everything at once; later so does it."""
     require("otlp")
-    from tests.real.otlp import Receiver, free_port
+    from tests.real.otlp import free_port
 
     port = free_port()
     path = tmp_path / "app.jsonl"
@@ -170,17 +186,17 @@ def test_journald_may_be_restarted(tmp_path):
     from tests.real.journald import Journald
 
     with Journald() as journald:
-        with femtomp.start_server(femtomp.JournaldSink(journald.socket)) as server:
-            with Attached() as log:
-                log.info("before")
-                assert server.flush(10)
-                journald.kill()
-                for number in range(50):
-                    log.info("meanwhile %d", number)
-                assert not server.flush(0.2)
-                journald.start()
-                log.info("after")
-                assert server.flush(20)
+        sink = femtomp.JournaldSink(journald.socket)
+        with femtomp.start_server(sink) as server, Attached() as log:
+            log.info("before")
+            assert server.flush(10)
+            journald.kill()
+            for number in range(50):
+                log.info("meanwhile %d", number)
+            assert not server.flush(0.2)
+            journald.start()
+            log.info("after")
+            assert server.flush(20)
         journald.sync()
         messages = [e["MESSAGE"] for e in journald.entries("LOGGER=shop")]
     assert messages == ["before", *(f"meanwhile {n}" for n in range(50)), "after"]
@@ -201,5 +217,3 @@ def test_the_console_is_the_masters_stream(stream):
     written = [json.loads(line) for line in getattr(done, stream).splitlines()]
     assert [(r["body"], r["attributes"].get("n")) for r in written][-1] == ("hello", 1)
     assert getattr(done, {"stderr": "stdout", "stdout": "stderr"}[stream]) == ""
-
-
