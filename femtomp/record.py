@@ -214,7 +214,7 @@ def _plain(value: AnyValue, depth: int) -> AnyValue:
             return value.encode("utf-8", "backslashreplace").decode()
         return value
     if kind is int:
-        return value if -_INT64 <= value < _INT64 else str(value)
+        return value if -_INT64 <= value < _INT64 else _integer_text(value)
     if kind is float:
         return value if value - value == 0.0 else _float_name(value)
     if value is None or kind in (bool, bytes):
@@ -226,6 +226,13 @@ def _plain(value: AnyValue, depth: int) -> AnyValue:
     if isinstance(value, (list, tuple)):
         return [_plain(v, depth + 1) for v in value]
     return _plain(repr(value), depth)
+
+
+def _integer_text(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # more digits than the interpreter converts (4300)
+        return f"{value:#x}"
 
 
 def _float_name(value: float) -> str:

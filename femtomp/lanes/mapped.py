@@ -77,13 +77,6 @@ class MappedWriter(LaneWriter):
         self._known["segment"] = (-1, status.st_dev, status.st_ino)
         return self._segment, self._commit, size
 
-    def _roll(self, needed: int) -> tuple[mmap.mmap, memoryview, int]:
-        full, view = self._segment, self._commit
-        _, device, inode = self._known["segment"]
-        made = self._create_segment(needed)
-        unmap(full, [view], device, inode)
-        return made
-
     def forget(self) -> None:
         """Unmap the parent's segment in a forked child: it would be pinned for life."""
         _, device, inode = self._known["segment"]
@@ -116,11 +109,14 @@ class MappedWriter(LaneWriter):
                         # Nothing fits meanwhile: should an exception be thrown in, the
                         # next append rolls again, never writes behind a reader.
                         kept, size = size, 0
+                        full, known = [commit], self._known["segment"]
                         try:
-                            segment, commit, size = self._roll(behind - end)
+                            made = self._create_segment(behind - end)
                         except OSError as exc:
                             size = kept
                             return self.failed(exc, None, 0)
+                        old, (segment, commit, size) = segment, made
+                        unmap(old, full, *known[1:])
                         end = FRAMES_AT
                         behind = (end + length + 23) & -8
                     start = end + 16

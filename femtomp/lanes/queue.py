@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 import queue
+import threading
 import time
 from collections import deque
+from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import identity as identity_codec
@@ -53,11 +56,22 @@ class Puller:
     def pull(self) -> list[Record]:
         """Return what has come since the last call, by time; in order within a lane."""
         scan(self._spool.lanes, self._lanes, self._open)
-        records: list[Record] = []
+        keyed: list[tuple[int, Record]] = []
         for epoch, lane in list(self._lanes.items()):
-            records += self._of_lane(epoch, lane)
-        records.sort(key=lambda record: record.timestamp)
-        return records
+            records = self._of_lane(epoch, lane)
+            # A clock that was set back must not change the order within a lane.
+            keys = accumulate((record.timestamp for record in records), max)
+            keyed += zip(keys, records, strict=True)
+            if not lane.exists():
+                self._let_go(epoch)
+        keyed.sort(key=itemgetter(0))
+        return [record for _, record in keyed]
+
+    def _let_go(self, epoch: str) -> None:
+        """Forget a lane that was reaped."""
+        del self._lanes[epoch], self._cursors[epoch]
+        for key in [key for key in self._resources if key[0] == epoch]:
+            del self._resources[key]
 
     def _open(self, epoch: str) -> Lane | None:
         try:
@@ -155,6 +169,7 @@ class Queue:
         self._master = os.getpid() if base is not None else 0
         self._puller: Puller | None = None
         self._ready: deque[Record] = deque()
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._rebuild, (self._path,)
@@ -201,15 +216,17 @@ class Queue:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         wait_s = _WAIT_FIRST_S
-        while not self._ready:
-            self._ready.extend(self._own_puller().pull())
-            if self._ready:
-                break
+        while True:
+            with self._lock:
+                puller = self._own_puller()
+                if not self._ready:
+                    self._ready.extend(puller.pull())
+                if self._ready:
+                    return self._ready.popleft()
             if not block or (deadline is not None and time.monotonic() >= deadline):
                 raise queue.Empty
             time.sleep(wait_s)
             wait_s = min(_WAIT_MAX_S, wait_s * 2)
-        return self._ready.popleft()
 
     def get_nowait(self) -> Record:
         """Take the next record, or raise `queue.Empty`; in the master only."""

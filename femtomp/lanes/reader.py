@@ -150,14 +150,20 @@ class Lane:
         if not self.segments:
             return False
         last = self.segments[-1]
+        size = self._size(last)
         side = self._size(SIDE) if self.has_side else 0
-        end = End(last, self._size(last), side)
+        if size is None or side is None:
+            return False
+        end = End(last, size, side)
         grew = end != self.end
         self.end = end
         return grew
 
-    def _size(self, number: int) -> int:
-        """Return where a segment or the side file ends now; 0 if it cannot be read."""
+    def _size(self, number: int) -> int | None:
+        """Return where a segment or the side file ends now.
+
+        0 if it is gone or no lane's file, None if it cannot be opened for now.
+        """
         try:
             descriptor, capacity = self._file(number)
             if capacity is None:
@@ -165,8 +171,10 @@ class Lane:
             # Torn by nothing: the writer stores it by one aligned store.
             commit = os.pread(descriptor, 8, seg.COMMIT_AT)
             return min(capacity, int.from_bytes(commit, "little"))
-        except (OSError, CodecError):
+        except (FileNotFoundError, CodecError):
             return 0
+        except OSError:
+            return None
 
     def _file(self, number: int) -> tuple[int, int | None]:
         """Return a descriptor of a segment or the side file, and its allocated size.
@@ -231,16 +239,17 @@ class Lane:
         )
 
     def normalised(self, position: Position) -> Position:
-        """Step from the end of a segment that is closed to the start of the next."""
-        later = next((n for n in self.segments if n > position.segment), None)
-        if later is None:
-            return position
-        unread = position.segment in self.segments and (
-            position.offset < self._size(position.segment)
-        )
-        if unread:
-            return position
-        return Position(later, FRAMES_AT, position.side)
+        """Step from the end of a segment that is closed to the start of the next.
+
+        A segment that cannot be looked at now (no descriptor left) is not stepped over.
+        """
+        for later in [n for n in self.segments if n > position.segment]:
+            if position.segment in self.segments:
+                size = self._size(position.segment)
+                if size is None or position.offset < size:
+                    break
+            position = Position(later, FRAMES_AT, position.side)
+        return position
 
     def read(self, position: Position) -> Chunk | None:
         """Load the next frames of the segment at a normalised position.
@@ -255,6 +264,14 @@ class Lane:
 
     def _is_closed(self, number: int) -> bool:
         return self.ended or (number != SIDE and number < self.end.segment)
+
+    def exists(self) -> bool:
+        """Tell whether the lane's `.own` still has its name: it is unlinked last."""
+        try:
+            os.stat(f"{self.epoch}.own", dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def is_there(self, position: Position) -> bool:
         """Tell whether a position's segment still has its name, or never had one."""
@@ -297,7 +314,7 @@ class Lane:
         try:
             descriptor, _ = self._file(number)
             size = self._size(number)
-            if offset >= size:
+            if size is None or offset >= size:
                 return None
             data = os.pread(descriptor, min(CHUNK_BYTES, size - offset), offset)
             frames, behind, tail = frame.split(data, 0, self._seed)

@@ -63,7 +63,7 @@ _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The descriptor is somebody else's or nobody's, the directory gone or closed to us.
 _UNUSABLE: Final = (
     errno.EBADF, errno.EPIPE, errno.ESPIPE, errno.EINVAL,
-    errno.ENOENT, errno.EACCES, errno.EPERM,
+    errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM,
 )  # fmt: skip
 _TRACKS: Final = sys.version_info < (3, 13)
 

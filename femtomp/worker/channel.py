@@ -65,21 +65,23 @@ class Channel:
         False: there is no lane, and the caller should say the record elsewhere.
         Handlers call `append` themselves meanwhile; this does what is due besides.
         """
-        if self._lane is None:
-            return self._send_anew(payload)
-        now = time.time()
-        try:
-            if not self.fresh_from <= now < self.fresh_until:
-                self._lane.check()
-                self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
-            self._lane.append(payload)
-        except LaneLostError:
-            return self._send_anew(payload)
-        return True
+        lane = self._lane
+        if lane is not None:
+            now = time.time()
+            try:
+                if not self.fresh_from <= now < self.fresh_until:
+                    lane.check()
+                    self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
+                lane.append(payload)
+            except LaneLostError:
+                pass
+            else:
+                return True
+        return self._send_anew(payload, lane)
 
-    def _send_anew(self, payload: bytes) -> bool:
-        """Append to a new lane, because the last one was lost or there is none yet."""
-        lane = self._open_lane()
+    def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> bool:
+        """Append to another lane: the last one was lost, or there is none yet."""
+        lane = self._open_lane(lost)
         if lane is not None:
             try:
                 lane.append(payload)
@@ -95,16 +97,25 @@ class Channel:
         self.append = _no_lane
         self.fresh_until = 0.0
 
-    def _open_lane(self) -> LaneWriter | None:
-        """Open a new lane, unless that failed a moment ago."""
+    def _open_lane(self, lost: LaneWriter | None) -> LaneWriter | None:
+        """Open a new lane, unless that failed a moment ago.
+
+        A thread that waited finds the one that another has opened. A call inside this
+        one (a signal handler's) opens a lane of its own: its record is not to wait.
+        """
         with self._opening:
+            if self._lane is not None and self._lane is not lost:
+                return self._lane
             self._lose_lane()
             if time.monotonic() < self._retry_at:
                 return None
-            self._retry_at = time.monotonic() + RETRY_S
             try:
                 self._close_inherited()
                 spool = Spool(self.path)
+                if spool.control()[STATE] >= State.STOPPING:
+                    spool.close()
+                    self._give_up("its server has stopped")
+                    return None
                 role = (
                     "master"
                     if spool.manifest["master"]["pid"] == self.pid
@@ -114,21 +125,24 @@ class Channel:
                 lane = open_writer(
                     spool.manifest.get("writer", "write"), spool.lanes, who
                 )
-                # Asked last: a server that stopped before this has looked for lanes.
+                # Asked again: a server that stopped before this has looked for lanes.
                 if spool.control()[STATE] >= State.STOPPING:
-                    self._warn("its server has stopped")
+                    lane.close()
+                    spool.close()
+                    self._give_up("its server has stopped")
                     return None
             except (OSError, SpoolError, CodecError, KeyError, TypeError) as exc:
-                self._warn(str(exc))
+                self._give_up(str(exc))
                 return None
             self._spool, self._lane, self.append = spool, lane, lane.append
             now = time.time()
             self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
-            self._retry_at = 0.0
             self._warned = False
             return lane
 
-    def _warn(self, problem: str) -> None:
+    def _give_up(self, problem: str) -> None:
+        """Leave the spool alone for a while, and say so once."""
+        self._retry_at = time.monotonic() + RETRY_S
         if not self._warned:
             self._warned = True
             say(

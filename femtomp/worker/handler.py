@@ -21,6 +21,18 @@ Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
 MISSING: Final = ("raise", "stderr", "ignore")
 SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
 
+# What may go wrong in femtomp itself. The caller's objects are dealt with by capture; an
+# exception of any other kind was thrown in from outside (a task's time limit, raised by
+# a signal handler) and is the caller's to see.
+_OWN_FAULTS: Final = (
+    OSError,
+    ValueError,
+    LookupError,
+    MemoryError,
+    BufferError,
+    AttributeError,
+)
+
 _memo: Final[dict[tuple[str | None, int], WorkerHandler]] = {}
 
 
@@ -58,6 +70,8 @@ class WorkerHandler(logging.Handler):
             msg = f"missing must be one of {', '.join(MISSING)}, not {missing!r}"
             raise ConfigError(msg)
         path = find_spool(spool)
+        if is_disabled():
+            missing = "ignore"
         if path is None and missing == "raise":
             msg = (
                 "no femtomp server to log to: call femtomp.start_server() in the "
@@ -81,23 +95,20 @@ class WorkerHandler(logging.Handler):
             if isinstance(passed, logging.LogRecord):  # Python 3.12: a replacement
                 record = passed
         way = self._channel
-        if (
-            way is not None
-            and mark[0]
-            and way.fresh_from <= record.created < way.fresh_until
-        ):
-            # The hot path: `emit`, when nothing is due besides.
-            try:
+        try:
+            if (
+                way is not None
+                and mark[0]
+                and way.fresh_from <= record.created < way.fresh_until
+            ):
+                # The hot path: `emit`, when nothing is due besides.
                 way.append(from_log_record(record, way.pid))
-            except LaneLostError:
-                pass
-            except RecursionError:
-                raise
-            except Exception as exc:
-                self._give_up(record, exc)
                 return True
-            else:
-                return True
+        except (LaneLostError, TypeError):
+            pass  # another lane; or `created` is no number, in a record from elsewhere
+        except _OWN_FAULTS as exc:
+            self._give_up(record, exc)
+            return True
         self.emit(record)
         return True
 
@@ -112,15 +123,19 @@ class WorkerHandler(logging.Handler):
                     self._fall_back(record)
             elif not way.send(from_log_record(record, way.pid)):
                 self._fall_back(record)
-        except RecursionError:
-            raise  # as logging's own handlers do: the caller's stack is at its end
-        except Exception as exc:
+        except _OWN_FAULTS as exc:
             self._give_up(record, exc)
 
     def _fall_back(self, record: logging.LogRecord) -> None:
         """Write the record to descriptor 2 as a plain line."""
-        text = (self.formatter or _FALLBACK).format(record)
-        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+        try:
+            text = (self.formatter or _FALLBACK).format(record)
+        except Exception as exc:
+            text = f"{record.levelname} {record.name}: {record.msg!r} ({exc!r})"
+        try:
+            os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # nowhere left to say it
 
     def _give_up(self, record: logging.LogRecord, exc: Exception) -> None:
         if self._channel is not None:
@@ -147,10 +162,20 @@ def _remake(level: int, spool: str | None, missing: Missing) -> WorkerHandler:
 
 
 def find_spool(spool: str | os.PathLike[str] | None = None) -> str | None:
-    """Return the address of the server: what is given, else `FEMTOMP_SPOOL`."""
+    """Return the address of the server: what is given, else `FEMTOMP_SPOOL`.
+
+    There is none while `FEMTOMP_DISABLED` is 1.
+    """
+    if is_disabled():
+        return None
     if spool is None:
         return os.environ.get(SPOOL_VARIABLE) or None
     return os.path.abspath(os.fspath(spool))  # noqa: PTH100 - pathlib is not loaded
+
+
+def is_disabled() -> bool:
+    """Tell whether `FEMTOMP_DISABLED=1` asks for handlers that do nothing."""
+    return os.environ.get("FEMTOMP_DISABLED") == "1"
 
 
 def worker_handler(
@@ -190,8 +215,6 @@ def worker_handler(
     >>> logging.getLogger("shop").addHandler(handler)
     >>> logging.getLogger("shop").removeHandler(handler)
     """
-    if os.environ.get("FEMTOMP_DISABLED") == "1":
-        missing, spool = "ignore", None
     number = logging._checkLevel(level)  # type: ignore[attr-defined]  # noqa: SLF001
     path = find_spool(spool)
     key = (path, number)

@@ -114,7 +114,7 @@ def test_position_behind_each_frame_is_a_place_to_go_on(lanes, kind) -> None:
     lane = lanes.lane(writer.epoch)
     chunk = lane.read(Position())
     for n, each in enumerate(chunk.frames):
-        values, _, _ = drain(lane, Position(0, each.next))
+        values, _, _ = drain(lane, Position(0, chunk.base + each.next))
         assert values == list(range(n + 1, 20))
 
 

@@ -697,6 +697,7 @@ def collected(phase, _):
     if phase == "stop":
         say("gc")
 
+say("main")  # opening the lane is another test's
 signal.signal(signal.SIGALRM, handler)
 gc.callbacks.append(collected)
 gc.set_threshold(50, 5, 5)
@@ -767,6 +768,26 @@ def test_signal_while_the_lane_is_opened(shop, monkeypatch, capfd, request) -> N
     assert capfd.readouterr().err == ""
 
 
+def test_exception_thrown_into_the_opening(shop, monkeypatch, capfd, request) -> None:
+    """An exception from outside while the lane is opened costs that record alone."""
+    reason = "the lane is left alone for 5 s, and all that time goes to stderr unsaid"
+    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    real, thrown = channels.read_identity, []
+
+    def read_identity(role):
+        if not thrown:
+            thrown.append(1)
+            raise KeyboardInterrupt
+        return real(role)
+
+    monkeypatch.setattr(channels, "read_identity", read_identity)
+    with pytest.raises(KeyboardInterrupt):
+        shop.logger.error("thrown into")
+    shop.logger.error("next")
+    assert shop.bodies() == ["next"]
+    assert capfd.readouterr().err == ""
+
+
 def test_recursion_is_the_callers(shop) -> None:
     """At the end of the stack a RecursionError may pass, and the lane stays usable."""
 
@@ -806,24 +827,24 @@ def test_calls_under_a_soft_limit_of_time(shop) -> None:
     def late(*_):
         raise Late
 
+    shop.logger.error("first")
     before = signal.signal(signal.SIGALRM, late)
     returned = []
     try:
         for round_ in range(50):
-            signal.setitimer(signal.ITIMER_REAL, 0.002)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.002)
                 for n in range(10**6):
                     shop.logger.error("%d %d", round_, n)
                     returned.append(f"{round_} {n}")
             except Late:
-                pass
+                continue
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     found = shop.bodies()
     assert set(returned) <= set(found)
     assert len(found) == len(set(found))
-    assert len(found) <= len(returned) + 50
+    assert len(found) <= len(returned) + 51
 
 
 @pytest.mark.xfail(strict=True, reason="emit() takes it for an error of its own")
