@@ -105,8 +105,12 @@ class LaneWriter:
         self._lock = threading.RLock()
         self._next_side = itertools.count().__next__
         self._number = -1
-        self._side: int | None = None
-        self._side_end = 0
+        # Made now: no file is created in the middle of calls inside calls.
+        header = pack_segment_header(self.epoch_bytes, SIDE, WRITER_WRITE)
+        self._side = create(directory, f"{self.epoch}.side", header)
+        self._known["side"] = known_as(self._side)
+        self._side_end = FRAMES_AT
+        self._last_side = -1
         self._open_first()
         owned[self.epoch] = self
 
@@ -164,15 +168,13 @@ class LaneWriter:
     def append_side(self, payload: bytes) -> bool:
         """Append while this very thread is inside `append`: one write, to `E.side`."""
         # Calls within calls within calls: each must have a number of its own.
-        sequence = SIDE_SEQUENCE + self._next_side()
-        self.words[STARTED_SIDE] = sequence - SIDE_SEQUENCE + 1
+        number = self._last_side = self._next_side()
+        sequence = SIDE_SEQUENCE + number
+        # Again if a call inside this one went on meanwhile: the word never goes back.
+        while self.words[STARTED_SIDE] <= self._last_side:
+            self.words[STARTED_SIDE] = self._last_side + 1
         data = frame.encode(payload, sequence, self.seed)
         try:
-            if self._side is None:
-                header = pack_segment_header(self.epoch_bytes, SIDE, WRITER_WRITE)
-                self._side = create(self._directory, f"{self.epoch}.side", header)
-                self._known["side"] = known_as(self._side)
-                self._side_end = FRAMES_AT
             if os.lseek(self._side, 0, os.SEEK_CUR) != self._side_end:
                 self._side_end = self.position("side")
             written = os.write(self._side, data)

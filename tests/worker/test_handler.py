@@ -175,9 +175,6 @@ def test_missing_stderr_and_ignore(capfd) -> None:
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the handler looks into FEMTOMP_SPOOL all the same"
-)
 def test_disabled_by_the_environment(shop, monkeypatch, capfd) -> None:
     """FEMTOMP_DISABLED=1 makes handlers that do nothing, whatever else is set."""
     monkeypatch.setenv("FEMTOMP_DISABLED", "1")
@@ -392,7 +389,6 @@ def test_after_the_server_stopped_records_go_to_stderr(shop, clock, capfd) -> No
     assert said.count("its server has stopped") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="each retry leaves a lane and its descriptors")
 def test_retries_after_the_stop_leave_nothing_behind(shop, clock, capfd) -> None:
     """A worker that outlives its server by long neither fills the spool nor runs out of
     descriptors.
@@ -410,8 +406,6 @@ def test_retries_after_the_stop_leave_nothing_behind(shop, clock, capfd) -> None
 
 def test_lost_lane_leaves_no_descriptor_behind(shop, clock, request) -> None:
     """A lane that was lost and replaced is closed."""
-    reason = "a lane that is lost is not closed"
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     shop.logger.error("first")
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
@@ -452,8 +446,6 @@ def test_received_records_with_odd_times_do_not_raise(shop, changes) -> None:
 
 def test_format_error_is_kept_where_there_is_no_spool(capfd, request) -> None:
     """A record that cannot be formatted is said on stderr with what it had."""
-    reason = "_fall_back() formats by logging's own means, and drops what those refuse"
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     logger = logging.Logger("shop")
     logger.addHandler(worker_handler(missing="stderr"))
     logger.error("%d things", "no number")
@@ -465,8 +457,6 @@ def test_format_error_is_kept_where_there_is_no_spool(capfd, request) -> None:
 
 def test_threads_that_log_at_once_share_one_lane(shop, request) -> None:
     """Eight threads whose first records come together open one lane, not eight."""
-    reason = "every thread that waits for a lane opens another one"
-    request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     barrier = threading.Barrier(8)
 
     def log(n: int) -> None:
@@ -752,8 +742,6 @@ def test_log_calls_inside_log_calls(shop, tmp_path, base, request) -> None:
 
 def test_signal_while_the_lane_is_opened(shop, monkeypatch, capfd, request) -> None:
     """A record that is logged while this very thread opens its lane is kept too."""
-    reason = "a call inside the opening finds no lane and goes to stderr"
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     real, inside = channels.read_identity, []
 
     def read_identity(role):
@@ -770,8 +758,6 @@ def test_signal_while_the_lane_is_opened(shop, monkeypatch, capfd, request) -> N
 
 def test_exception_thrown_into_the_opening(shop, monkeypatch, capfd, request) -> None:
     """An exception from outside while the lane is opened costs that record alone."""
-    reason = "the lane is left alone for 5 s, and all that time goes to stderr unsaid"
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     real, thrown = channels.read_identity, []
 
     def read_identity(role):
