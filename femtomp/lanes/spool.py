@@ -92,7 +92,7 @@ class Spool:
         try:
             manifest = json.loads(text)
             version = manifest["format"]
-        except (ValueError, TypeError, KeyError) as exc:
+        except (ValueError, TypeError, KeyError, RecursionError) as exc:
             msg = f"{self.path}/manifest.json cannot be read: {exc}"
             raise SpoolError(0, msg) from exc
         if version != FORMAT_VERSION:

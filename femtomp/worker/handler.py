@@ -21,7 +21,7 @@ Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
 MISSING: Final = ("raise", "stderr", "ignore")
 SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
 
-# What may go wrong in femtomp itself. The caller's objects are dealt with by capture; an
+# What may go wrong in femtomp itself. Capture deals with the caller's objects; an
 # exception of any other kind was thrown in from outside (a task's time limit, raised by
 # a signal handler) and is the caller's to see.
 _OWN_FAULTS: Final = (

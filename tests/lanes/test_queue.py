@@ -243,12 +243,7 @@ def _in_child(call) -> str:
     "buffered",
     [
         False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a child gives what its parent had read ahead"
-            ),
-        ),
+        True,
     ],
 )
 def test_get_is_refused_in_a_forked_child(shop, buffered) -> None:
@@ -260,7 +255,6 @@ def test_get_is_refused_in_a_forked_child(shop, buffered) -> None:
     assert _in_child(lambda: shop.get(block=False)) == "RuntimeError"
 
 
-@pytest.mark.xfail(strict=False, reason="two threads pull the same records")
 def test_threads_may_take_at_once(shop) -> None:
     """Of many threads that get at once, each record goes to one."""
     total, found = 2000, []
@@ -284,7 +278,6 @@ def test_threads_may_take_at_once(shop) -> None:
     assert sorted(found) == list(range(total))
 
 
-@pytest.mark.xfail(strict=True, reason="pull() sorts a lane's own records by time")
 def test_clock_that_is_set_back_keeps_the_order_of_a_lane(spool, shop) -> None:
     """Within one process records come out in the order of their calls."""
     for n in range(5):
@@ -312,7 +305,6 @@ def test_pull_goes_on_from_its_cursor(spool, shop) -> None:
     assert [r.body for r in Puller(spool, {}).pull()] == [2]
 
 
-@pytest.mark.xfail(strict=True, reason="a Puller never lets go of a lane that is gone")
 def test_reaped_lanes_are_let_go(spool, shop) -> None:
     """Of lanes whose files were unlinked no descriptor stays open in the master."""
     puller = Puller(spool, {})

@@ -147,7 +147,6 @@ def test_reader_beside_a_writer_misses_nothing(lanes, kind, small_segments) -> N
     assert found == list(range(total))
 
 
-@pytest.mark.xfail(strict=True, reason="normalised() steps over one segment at a time")
 @pytest.mark.parametrize("empty", [1, 2])
 def test_empty_segments_are_stepped_over(forge, empty) -> None:
     """A segment that was made and never filled does not stop what is behind it."""
@@ -294,12 +293,7 @@ def test_damaged_length_in_a_live_lane_does_not_stop_it(
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(
-            0,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a segment that cannot be opened is passed over"
-            ),
-        ),
+        0,
         1,
     ],
 )

@@ -22,7 +22,7 @@ from femtomp.lanes.cursor import Position
 from femtomp.lanes.writer import LaneLostError
 from femtomp.testing import check_lane
 from tests.components import require, unshare_command
-from tests.lanes.conftest import Lanes, interrupt, known, payload_of
+from tests.lanes.conftest import Lanes, interrupt, payload_of
 
 ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -44,10 +44,10 @@ def test_records_are_in_the_file_when_append_returns(lanes, kind) -> None:
 
 
 def test_files_are_private_and_whole(lanes, kind) -> None:
-    """A new lane is two files of mode 0600 with one name each, and no temporary one."""
+    """A new lane is three files of mode 0600 with a name each, and no temporary one."""
     writer = lanes.open(kind)
     names = sorted(os.listdir(lanes.path))
-    assert names == [f"{writer.epoch}.0.seg", f"{writer.epoch}.own"]
+    assert names == [f"{writer.epoch}.{kind}" for kind in ("0.seg", "own", "side")]
     for name in names:
         status = os.stat(lanes.path / name)
         assert status.st_mode & 0o7777 == 0o600
@@ -228,11 +228,6 @@ def test_call_inside_a_call_inside_a_call_is_kept(
     lanes, kind, interruptible, existing, request
 ) -> None:
     """An append to the side file may be interrupted by another at any instruction."""
-    known(
-        request,
-        True,
-        "append_side sets STARTED_SIDE back, and makes the side file twice",
-    )
     for step in _steps():
         writer = lanes.open(kind)
         if existing:
@@ -265,12 +260,6 @@ def test_exception_thrown_into_append_does_no_harm(
     """Whatever instruction an exception comes at, what is appended later is kept, in
     this lane or, if it says so, in another; and no half record is left.
     """
-    known(
-        request,
-        rolling and kind == "mmap",
-        "an empty segment stops the reader; a released view fails every later append",
-    )
-
     for step in _steps():
         writer = _ready_to_roll(lanes, kind) if rolling else lanes.open(kind)
         try:
@@ -319,7 +308,7 @@ def test_appending_goes_on_after_a_thrown_exception(lanes, kind, interruptible) 
         except Thrown:
             pass
         assert writer.append(b"later") is True
-    assert not (lanes.path / f"{writer.epoch}.side").exists()
+    assert (lanes.path / f"{writer.epoch}.side").stat().st_size == seg.FRAMES_AT
     assert lanes.content(writer).damaged == 0
 
 
@@ -406,9 +395,6 @@ def test_signals_gc_and_finalisers_lose_nothing(lanes, kind, tmp_path, request) 
     """Two seconds of appends under signals that append and raise, a callback of the
     collector and finalisers: what returned is there once, and nothing is unreadable.
     """
-    if kind == "mmap":
-        reason = "a released view fails every later append"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     log = tmp_path / "returned"
     directory = tmp_path / "lanes"
     directory.mkdir()
@@ -621,11 +607,6 @@ def test_no_frame_gets_into_a_users_file(tmp_path, kind, take, request) -> None:
     """After user code closed every descriptor and took their numbers, none of its files
     gets a byte; append goes on in its mapping or says that the lane is lost.
     """
-    known(
-        request,
-        kind == "mmap" and take != "nothing",
-        "ENOTDIR from a taken directory descriptor drops records instead of the lane",
-    )
     users, where = tmp_path / "users", tmp_path / "lanes"
     users.mkdir()
     where.mkdir()

@@ -87,7 +87,7 @@ def test_every_record_reaches_every_sink(tmp_path):
         assert all(
             "The above exception was the direct cause" in e["EXCEPTION_STACKTRACE"]
             for e in failed
-        )  # noqa: E501
+        )
 
         for receiver in (http, grpc):
             got = [r for r in receiver.records() if r[1] == "shop.worker"]
