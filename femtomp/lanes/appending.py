@@ -69,6 +69,10 @@ class AppendingWriter(LaneWriter):
                     data = encode(payload, sequence, lane_seed)
                     try:
                         if end + len(data) > SEGMENT_BYTES and end > FRAMES_AT:
+                            if descriptor < 0:
+                                # The last roll was cut short: what it left half-made
+                                # would be in the way for ever.
+                                raise LaneLostError
                             full, descriptor = descriptor, -1
                             try:
                                 descriptor, end = self._roll(full), FRAMES_AT

@@ -17,6 +17,7 @@ link into it.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import struct
@@ -80,8 +81,6 @@ class Spool:
             raise SpoolError(exc.errno or 0, msg) from exc
 
     def _read_manifest(self) -> dict[str, Any]:
-        import json
-
         descriptor = os.open(
             "manifest.json", os.O_RDONLY | _FILE, dir_fd=self.descriptor
         )

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import identity as identity_codec
 from femtomp.errors import CodecError, SpoolError
+
+# Both, now: an import in a forked child waits for ever if a thread of its parent was in
+# the middle of the same import.
+from femtomp.lanes import appending, mapped  # noqa: F401
 from femtomp.lanes.segment import close_known
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
