@@ -73,7 +73,7 @@ def test_killed_workers_lose_no_returned_record(server, tmp_path):
 
 
 def test_a_killed_engine_is_back_and_nothing_is_missing(server, tmp_path):
-    """The engine, killed under load, delivers again within two seconds, all of it."""
+    """The engine, killed under load, is soon back and delivers all of it."""
     print("seed", SEED)
     chance = random.Random(SEED)
     returned = Returned(2)
@@ -94,7 +94,8 @@ def test_a_killed_engine_is_back_and_nothing_is_missing(server, tmp_path):
                     engine(server) != v and path.stat().st_size > s
                 ),
                 "the new engine delivers",
-                timeout=2.0,
+                # 0.2 to 1.2 s on two busy cores; more only where they are shared.
+                timeout=5.0,
             )
             print("back after", round(time.monotonic() - begun, 3), "s")
         for pid in workers:

@@ -647,9 +647,6 @@ def test_fork_while_a_thread_imports(shop, module, request) -> None:
     """A child that was forked while another thread imported what a lane needs does not
     wait for that import, which nobody goes on with.
     """
-    if module == "json" or shop.spool.manifest["writer"] == "mmap":
-        reason = "json and the writer are imported when a lane is opened"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     assert run(IMPORTING, str(shop.path), module) == "ended\n"
     assert sorted(shop.bodies()) == ["child", "thread"]
 
@@ -779,9 +776,6 @@ def test_log_calls_inside_log_calls(shop, tmp_path, base, request) -> None:
     """Signal handlers that log and raise, at 2 kHz, finalisers, the collector's
     callbacks and a `__repr__` that log: what returned is there, and once.
     """
-    if shop.spool.manifest["writer"] == "write":
-        reason = "a temporary file left by an exception: every later record is dropped"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     log = tmp_path / "returned"
     assert int(run(REENTRY.format(base=base), str(shop.path), str(log))) > 100
     returned = log.read_text().splitlines()
