@@ -122,7 +122,7 @@ def test_flipped_bit_goes_back_one_commit_at_most(directory, tmp_path) -> None:
     file.commit("file", at(1))
     file.commit("file", at(2))
     good = path.read_bytes()
-    for bit in range(len(good) * 8):
+    for bit in range(0, len(good) * 8, 5):  # five: every bit of some byte
         damaged = bytearray(good)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
