@@ -23,11 +23,13 @@ from femtomp.lanes.segment import (
     SEGMENT_BYTES,
     STARTED,
     WRITER_WRITE,
+    close_known,
     create,
     known_as,
     pack_segment_header,
     segment_name,
 )
+from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.writer import LaneLostError, LaneWriter
 
 if TYPE_CHECKING:
@@ -38,13 +40,15 @@ class AppendingWriter(LaneWriter):
     """Append by `write`."""
 
     def _open_first(self) -> None:
-        self.append = self._bind_append(self._create_segment(0))
+        self.append = self._bind_append(self._create_segment())
 
-    def _create_segment(self, number: int) -> int:
+    def _create_segment(self) -> int:
+        """Make the next segment. A number is used once, even if that fails half-way."""
+        self._number = number = self._number + 1
         header = pack_segment_header(self.epoch_bytes, number, WRITER_WRITE)
-        descriptor = create(self._directory, segment_name(self.epoch, number), header)
-        self._known["segment"] = known_as(descriptor)
-        self._number = number
+        name = segment_name(self.epoch, number)
+        descriptor = create(self._directory, name, header)
+        self._set_segment(name, known_as(descriptor))
         return descriptor
 
     def _bind_append(self, descriptor: int) -> Callable[[bytes], bool]:
@@ -54,6 +58,15 @@ class AppendingWriter(LaneWriter):
         write, lseek, current = os.write, os.lseek, os.SEEK_CUR
         end = FRAMES_AT
         busy = False
+
+        def roll() -> None:
+            # Nothing fits until this has succeeded: after an error, or an exception
+            # thrown in, the next append comes here again, never writes behind a reader.
+            nonlocal descriptor, end
+            full, end = self._known["segment"], 2 * SEGMENT_BYTES
+            descriptor = self._create_segment()
+            end = FRAMES_AT
+            close_known(full)
 
         def append(payload: bytes) -> bool:
             nonlocal busy, descriptor, end
@@ -67,25 +80,19 @@ class AppendingWriter(LaneWriter):
                     sequence = words[STARTED]
                     words[STARTED] = sequence + 1
                     data = encode(payload, sequence, lane_seed)
+                    if end + len(data) > SEGMENT_BYTES and end > FRAMES_AT:
+                        try:
+                            undisturbed(roll)
+                        except OSError as exc:
+                            return self.failed(exc)
                     try:
-                        if end + len(data) > SEGMENT_BYTES and end > FRAMES_AT:
-                            if descriptor < 0:
-                                # The last roll was cut short: what it left half-made
-                                # would be in the way for ever.
-                                raise LaneLostError
-                            full, descriptor = descriptor, -1
-                            try:
-                                descriptor, end = self._roll(full), FRAMES_AT
-                            except OSError:
-                                descriptor = full  # no next segment: try again later
-                                raise
                         if lseek(descriptor, 0, current) != end:
                             end = self.position("segment")
                         written = write(descriptor, data)
                     except OSError as exc:
-                        return self.failed(exc, descriptor, end)
+                        return self.failed(exc, "segment", end)
                     if written != len(data):
-                        return self.failed(None, descriptor, end)
+                        return self.failed(None, "segment", end)
                     end += written
                 finally:
                     busy = False
@@ -96,15 +103,3 @@ class AppendingWriter(LaneWriter):
             return True
 
         return append
-
-    def _roll(self, full: int) -> int:
-        """Begin the next segment; the full one is never written to again.
-
-        The caller holds no descriptor meanwhile: should an exception be thrown in here,
-        the next append finds none and opens another lane, so that nothing is written
-        behind a reader that has moved on.
-        """
-        self.position("segment")
-        descriptor = self._create_segment(self._number + 1)
-        os.close(full)
-        return descriptor

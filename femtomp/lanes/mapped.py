@@ -34,6 +34,7 @@ from femtomp.lanes.segment import (
     pack_segment_header,
     segment_name,
 )
+from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.writer import LaneLostError, LaneWriter, map_file, unmap
 
 if TYPE_CHECKING:
@@ -74,13 +75,13 @@ class MappedWriter(LaneWriter):
         self._segment = made[0]
         self._commit = memoryview(self._segment).cast("Q")
         # No descriptor to close, but the file that `check` and `unmap` mean.
-        self._known["segment"] = (-1, status.st_dev, status.st_ino)
+        self._set_segment(name, (-1, status.st_dev, status.st_ino))
         return self._segment, self._commit, size
 
     def forget(self) -> None:
         """Unmap the parent's segment in a forked child: it would be pinned for life."""
         _, device, inode = self._known["segment"]
-        unmap(self._segment, [self._commit], device, inode)
+        unmap(self._segment, self._commit, device, inode)
 
     def _bind_append(
         self, segment: mmap.mmap, commit: memoryview, size: int
@@ -90,6 +91,14 @@ class MappedWriter(LaneWriter):
         words, lane_seed = self.words, self.seed
         pack_into, cover = frame.HEADER.pack_into, frame.COVERED.pack
         busy = False
+
+        def roll(needed: int) -> None:
+            # Nothing fits until this has succeeded: after an error, or an exception
+            # thrown in, the next append comes here again, never writes behind a reader.
+            nonlocal segment, commit, size
+            full, known, size = (segment, commit), self._known["segment"], 0
+            segment, commit, size = self._create_segment(needed)
+            unmap(*full, *known[1:])
 
         def append(payload: bytes) -> bool:
             nonlocal busy, segment, commit, size
@@ -106,17 +115,10 @@ class MappedWriter(LaneWriter):
                     end = commit[_COMMIT]
                     behind = (end + length + 23) & -8
                     if behind > size:
-                        # Nothing fits meanwhile: should an exception be thrown in, the
-                        # next append rolls again, never writes behind a reader.
-                        kept, size = size, 0
-                        full, known = [commit], self._known["segment"]
                         try:
-                            made = self._create_segment(behind - end)
+                            undisturbed(roll, behind - end)
                         except OSError as exc:
-                            size = kept
-                            return self.failed(exc, None, 0)
-                        old, (segment, commit, size) = segment, made
-                        unmap(old, full, *known[1:])
+                            return self.failed(exc)
                         end = FRAMES_AT
                         behind = (end + length + 23) & -8
                     start = end + 16

@@ -30,6 +30,7 @@ from femtomp.lanes.segment import FORMAT_VERSION, high, known_as
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
+_MAX_MANIFEST_VALUES: Final = 500
 
 
 class State(IntEnum):
@@ -75,10 +76,12 @@ class Spool:
             self.lanes = high(os.open("lanes", _DIRECTORY, dir_fd=self.descriptor))
             self._known.append(known_as(self.lanes))
             self.manifest: dict[str, Any] = self._read_manifest()
-        except OSError as exc:
+        except BaseException as exc:
             self.close()
+            if not isinstance(exc, OSError) or exc.errno is None:
+                raise  # thrown in by a signal handler, or at the end of the stack
             msg = f"{self.path} is not a femtomp spool: {exc}"
-            raise SpoolError(exc.errno or 0, msg) from exc
+            raise SpoolError(exc.errno, msg) from exc
 
     def _read_manifest(self) -> dict[str, Any]:
         descriptor = os.open(
@@ -88,10 +91,14 @@ class Spool:
             text = os.read(descriptor, _MAX_MANIFEST_BYTES)
         finally:
             os.close(descriptor)
+        if text.count(b"[") + text.count(b"{") > _MAX_MANIFEST_VALUES:
+            # Depth must not look like the end of the caller's stack.
+            msg = f"{self.path}/manifest.json is not one of femtomp's"
+            raise SpoolError(0, msg)
         try:
             manifest = json.loads(text)
             version = manifest["format"]
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        except (ValueError, TypeError, KeyError) as exc:
             msg = f"{self.path}/manifest.json cannot be read: {exc}"
             raise SpoolError(0, msg) from exc
         if version != FORMAT_VERSION:

@@ -45,7 +45,6 @@ from femtomp.lanes.segment import (
     known_as,
     pack_own,
     pack_segment_header,
-    segment_name,
 )
 
 if TYPE_CHECKING:
@@ -118,6 +117,10 @@ class LaneWriter:
         """Make the first segment, and `append`."""
         raise NotImplementedError
 
+    def _set_segment(self, name: str, known: tuple[int, int, int]) -> None:
+        self._known["segment"] = known
+        self._current = (name, *known[1:])
+
     def own_bytes(self) -> bytes:
         """Return the content of `.own`, which this process must not open again."""
         return self._own[:]
@@ -138,7 +141,7 @@ class LaneWriter:
         owned.pop(self.epoch, None)
         self.words.release()
         kept_for_life.remove(self._own)
-        unmap(self._own, [], *self._known["own"][1:])
+        unmap(self._own, None, *self._known["own"][1:])
         for known in self._known.values():
             close_known(known)
 
@@ -154,8 +157,7 @@ class LaneWriter:
         LaneLostError
             If the directory or the segment was deleted or replaced.
         """
-        _, device, inode = self._known["segment"]
-        name = segment_name(self.epoch, self._number)
+        name, device, inode = self._current
         try:
             there = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
         except PermissionError:
@@ -179,9 +181,9 @@ class LaneWriter:
                 self._side_end = self.position("side")
             written = os.write(self._side, data)
         except OSError as exc:
-            return self.failed(exc, self._side, self._side_end)
+            return self.failed(exc, "side", self._side_end)
         if written != len(data):
-            return self.failed(None, self._side, self._side_end)
+            return self.failed(None, "side", self._side_end)
         self._side_end += written
         if self.words[RETIRED]:
             raise LaneLostError
@@ -204,15 +206,18 @@ class LaneWriter:
             raise LaneLostError
         return here.st_size
 
-    def failed(self, exc: OSError | None, descriptor: int | None, end: int) -> bool:
+    def failed(self, exc: OSError | None, which: str = "", end: int = 0) -> bool:
         """Judge a write that did not happen, or only in part: count it, or give up."""
+        if exc is not None and exc.errno is None:
+            raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
         if exc is not None and exc.errno in _UNUSABLE:
             raise LaneLostError from exc
-        if descriptor is not None and descriptor >= 0:
+        if which:
             try:
                 # Take back what a full disk let through, so the lane stays readable.
-                os.ftruncate(descriptor, end)
-                os.lseek(descriptor, end, os.SEEK_SET)
+                if self.position(which) > end:
+                    os.ftruncate(self._known[which][0], end)
+                os.lseek(self._known[which][0], end, os.SEEK_SET)
             except OSError as undo:
                 raise LaneLostError from undo
         self.drop("no_space" if exc is None or exc.errno in _NO_SPACE else "io")
@@ -227,15 +232,15 @@ def map_file(descriptor: int, size: int) -> mmap.mmap:
     return mmap.mmap(descriptor, size, flags=flags)
 
 
-def unmap(mapping: mmap.mmap, views: list[memoryview], device: int, inode: int) -> None:
+def unmap(mapping: mmap.mmap, view: memoryview | None, device: int, inode: int) -> None:
     """Close a mapping, or keep it for life if that could close somebody's descriptor.
 
     Before Python 3.13 the mapping's own descriptor has a number that only /proc tells.
     """
     if _TRACKS and not _has_descriptor(device, inode):
-        kept_for_life.append((mapping, views))
+        kept_for_life.append((mapping, view))
         return
-    for view in views:
+    if view is not None:
         view.release()
     mapping.close()
 

@@ -14,12 +14,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import identity as identity_codec
-from femtomp.errors import CodecError, SpoolError
+from femtomp.errors import CodecError
 
 # Both, now: an import in a forked child waits for ever if a thread of its parent was in
 # the middle of the same import.
 from femtomp.lanes import appending, mapped  # noqa: F401
 from femtomp.lanes.segment import close_known
+from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.worker import context, fork
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 RETRY_S: Final = 5.0
 # How often the lane's files are looked after: what is deleted meanwhile is lost.
 CHECK_S: Final = 1.0
+# Calls that open a lane inside calls that open one: more come from no sane program.
+_MAX_DEPTH: Final = 8
 
 
 def _no_lane(_: bytes) -> bool:
@@ -60,6 +63,7 @@ class Channel:
         self._inherited: list[tuple[int, int, int]] = []
         self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
+        self._depth = 0
         self._retry_at = 0.0
         self._warned = False
 
@@ -105,44 +109,60 @@ class Channel:
         """Open a new lane, unless that failed a moment ago.
 
         A thread that waited finds the one that another has opened. A call inside this
-        one (a signal handler's) opens a lane of its own: its record is not to wait.
+        one (a finaliser's) opens a lane of its own: its record is not to wait.
         """
         with self._opening:
             if self._lane is not None and self._lane is not lost:
                 return self._lane
             self._lose_lane()
-            if time.monotonic() < self._retry_at:
+            if time.monotonic() < self._retry_at or self._depth == _MAX_DEPTH:
                 return None
+            self._depth += 1
             try:
-                self._close_inherited()
-                spool = Spool(self.path)
-                if spool.control()[STATE] >= State.STOPPING:
-                    spool.close()
-                    self._give_up("its server has stopped")
-                    return None
-                role = (
-                    "master"
-                    if spool.manifest["master"]["pid"] == self.pid
-                    else "worker"
-                )
-                who = identity_codec.to_bytes(read_identity(role))
-                lane = open_writer(
-                    spool.manifest.get("writer", "write"), spool.lanes, who
-                )
-                # Asked again: a server that stopped before this has looked for lanes.
-                if spool.control()[STATE] >= State.STOPPING:
-                    lane.close()
-                    spool.close()
-                    self._give_up("its server has stopped")
-                    return None
-            except (OSError, SpoolError, CodecError, KeyError, TypeError) as exc:
+                return undisturbed(self._open)
+            except RecursionError:
+                return None  # the caller's stack is at its end: that is no fault here
+            except OSError as exc:
+                if exc.errno is None:
+                    raise  # no call's failure: thrown in by a signal handler
                 self._give_up(str(exc))
-                return None
-            self._spool, self._lane, self.append = spool, lane, lane.append
-            now = time.time()
-            self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
-            self._warned = False
-            return lane
+            except (CodecError, KeyError, TypeError) as exc:
+                self._give_up(str(exc))
+            finally:
+                self._depth -= 1
+            return None
+
+    def _open(self) -> LaneWriter | None:
+        self._close_inherited()
+        spool = Spool(self.path)
+        try:
+            lane = self._open_in(spool)
+        except BaseException:
+            spool.close()
+            raise
+        if lane is None:
+            spool.close()
+            self._give_up("its server has stopped")
+            return None
+        self._spool, self._lane, self.append = spool, lane, lane.append
+        now = time.time()
+        self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
+        self._warned = False
+        return lane
+
+    def _open_in(self, spool: Spool) -> LaneWriter | None:
+        if spool.control()[STATE] >= State.STOPPING:
+            return None
+        is_master = spool.manifest["master"]["pid"] == self.pid
+        who = identity_codec.to_bytes(
+            read_identity("master" if is_master else "worker")
+        )
+        lane = open_writer(spool.manifest.get("writer", "write"), spool.lanes, who)
+        # Asked again: a server that stopped before this has looked for lanes.
+        if spool.control()[STATE] >= State.STOPPING:
+            lane.close()
+            return None
+        return lane
 
     def _give_up(self, problem: str) -> None:
         """Leave the spool alone for a while, and say so once."""
@@ -181,6 +201,7 @@ class Channel:
         self._spool = None
         self._lose_lane()
         self._opening = threading.RLock()
+        self._depth = 0
         self._retry_at = 0.0
         self._warned = False
 

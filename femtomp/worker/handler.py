@@ -138,6 +138,8 @@ class WorkerHandler(logging.Handler):
             pass  # nowhere left to say it
 
     def _give_up(self, record: logging.LogRecord, exc: Exception) -> None:
+        if isinstance(exc, OSError) and exc.errno is None:
+            raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
         if self._channel is not None:
             self._channel.dropped += 1
         if logging.raiseExceptions:

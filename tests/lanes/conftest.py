@@ -137,8 +137,8 @@ def interrupt(
     """Call, and do something before the given step of the lanes' code.
 
     A step is one bytecode instruction: there the collector and finalisers get in. With
-    `at_calls`, only those before and behind which the interpreter runs signal handlers:
-    calls, jumps back and the beginnings of functions. False: the call has fewer steps.
+    `at_calls`, only where the interpreter runs signal handlers and lets them raise:
+    behind calls, at jumps back and where functions begin. False: there are fewer steps.
     """
     count = 0
     before_last: dict[int, int] = {}
@@ -152,10 +152,12 @@ def interrupt(
             now = frame.f_code.co_code[frame.f_lasti]
             previous = before_last.get(id(frame), -1)
             before_last[id(frame)] = now
-            if not at_calls or now in _CHECKED or previous in {-1, *_CHECKED}:
+            if not at_calls or now in _CHECKED_AT or previous in _CHECKED_BEHIND:
                 count += 1
                 if count == step:
                     action()
+        elif event == "return":
+            before_last.pop(id(frame), None)
         return trace
 
     before = sys.gettrace()
@@ -167,8 +169,9 @@ def interrupt(
     return count >= step
 
 
-_CHECKED = {
-    number
-    for name, number in opcode.opmap.items()
-    if name.startswith(("CALL", "JUMP_BACKWARD", "RESUME")) and "INTRINSIC" not in name
+_CHECKED_AT = {n for name, n in opcode.opmap.items() if name.startswith("JUMP_BACK")}
+_CHECKED_BEHIND = {
+    n
+    for name, n in opcode.opmap.items()
+    if name.startswith(("CALL", "RESUME")) and "INTRINSIC" not in name
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,9 @@ from femtomp.lanes.cursor import (
 )
 from femtomp.lanes.segment import FRAMES_AT, SIDE
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 EPOCH = "0123456789abcdef01234567"
 SINKS = ("file", "otlp")
 
@@ -30,6 +34,13 @@ def directory(tmp_path):
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     yield descriptor
     os.close(descriptor)
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Write in place: ext4 flushes a file to disk that was cut to nothing before."""
+    with path.open("r+b") as file:
+        file.write(content)
+        file.truncate()
 
 
 def at(n: int) -> Cursor:
@@ -109,9 +120,9 @@ def test_torn_commit_leaves_the_one_before(directory, tmp_path, commits) -> None
     ]
     for cut in changed:
         torn = behind[:cut] + before.ljust(len(behind), b"\0")[cut:]
-        path.write_bytes(torn)
+        overwrite(path, torn)
         assert read_cursors(directory, EPOCH) == {sink_key("file"): at(commits)}, cut
-    path.write_bytes(behind)
+    overwrite(path, behind)
     assert read_cursors(directory, EPOCH) == {sink_key("file"): at(99)}
 
 
@@ -125,7 +136,7 @@ def test_flipped_bit_goes_back_one_commit_at_most(directory, tmp_path) -> None:
     for bit in range(0, len(good) * 8, 5):  # five: every bit of some byte
         damaged = bytearray(good)
         damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
+        overwrite(path, damaged)
         found = read_cursors(directory, EPOCH)
         assert found in (
             {sink_key("file"): at(2)},

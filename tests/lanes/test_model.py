@@ -210,7 +210,7 @@ class Model(RuleBasedStateMachine):
 def _of(kind: str) -> type:
     machine = type(f"Model_{kind}", (Model,), {"kind": kind})
     case = machine.TestCase
-    case.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+    case.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
     case.__doc__ = f"The {kind} writer's lane gives what was appended, once, in order."
     return case
 

@@ -47,6 +47,8 @@ class Forge:
         if which == seg.WRITER_MMAP:
             struct.pack_into("<Q", data, seg.COMMIT_AT, len(data))
             data += bytes(4096 - len(data) % 4096)
+        # Anew: ext4 flushes a file to disk that was cut to nothing before.
+        (self.path / name).unlink(missing_ok=True)
         (self.path / name).write_bytes(data)
 
     def lane(self, *, ended: bool = True) -> Lane:

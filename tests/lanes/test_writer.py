@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,10 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 class Thrown(BaseException):
     """Thrown into an append from outside, as a signal handler does."""
+
+
+class ThrownError(TimeoutError):
+    """The same, by a handler that raises what looks like a failed system call."""
 
 
 def test_records_are_in_the_file_when_append_returns(lanes, kind) -> None:
@@ -255,12 +260,13 @@ def test_call_inside_a_call_inside_a_call_is_kept(
     assert step > 40
 
 
+@pytest.mark.parametrize("thrown", [Thrown, ThrownError])
 @pytest.mark.parametrize("rolling", CASES.values(), ids=CASES)
 def test_exception_thrown_into_append_does_no_harm(
-    lanes, kind, interruptible, rolling, request
+    lanes, kind, interruptible, rolling, thrown
 ) -> None:
-    """Whatever instruction an exception comes at, what is appended later is kept, in
-    this lane or, if it says so, in another; and no half record is left.
+    """Whatever instruction an exception comes at, what is appended later is kept in this
+    lane, and no half record is left.
     """
     for step in _steps():
         writer = _ready_to_roll(lanes, kind) if rolling else lanes.open(kind)
@@ -268,19 +274,16 @@ def test_exception_thrown_into_append_does_no_harm(
             ran = interrupt(
                 lambda writer=writer: writer.append(b"o" * 400),
                 step,
-                _throw,
+                partial(_throw, thrown),
                 at_calls=True,
             )
-        except Thrown:
+        except thrown:
             ran = True
         kept = []
         for n in range(3):
             payload = b"later %d" % n + b"l" * 400
-            try:
-                assert writer.append(payload) is True, step
-                kept.append(payload)
-            except LaneLostError:
-                break
+            assert writer.append(payload) is True, step
+            kept.append(payload)
         content = lanes.content(writer)
         found = list(content.payloads.values())
         for payload in kept + [b"f" * 3800] * rolling:
@@ -314,8 +317,8 @@ def test_appending_goes_on_after_a_thrown_exception(lanes, kind, interruptible) 
     assert lanes.content(writer).damaged == 0
 
 
-def _throw() -> None:
-    raise Thrown
+def _throw(what: type[BaseException] = Thrown) -> None:
+    raise what
 
 
 SIGNALS = """
@@ -349,12 +352,12 @@ def append(source):
             if state["lane"] is lane:
                 state["lane"] = open_writer({kind!r}, directory, who)
 
-calls = 0
+calls = inside = 0
 def handler(number, _):
     global calls
     calls += 1
     append(b"signal")
-    if calls % 7 == 0:
+    if calls % 7 == 0 and inside:
         raise Interrupted
 
 class Cyclic:
@@ -372,18 +375,14 @@ gc.callbacks.append(collected)
 gc.set_threshold(20, 5, 5)
 signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
 deadline = time.monotonic() + 2.0
-def run():
-    while time.monotonic() < deadline:
-        try:
-            Cyclic()
-            append(b"main" + b"x" * 300)
-        except Interrupted:
-            pass
 while time.monotonic() < deadline:
     try:
-        run()
+        inside = True
+        Cyclic()
+        append(b"main" + b"x" * 300)
+        inside = False
     except Interrupted:
-        pass
+        inside = False
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
 gc.callbacks.clear()
 gc.disable()
@@ -393,9 +392,6 @@ os._exit(0)
 """
 
 
-@pytest.mark.xfail(
-    strict=False, reason="in some runs records are missing; the cause is not found yet"
-)
 def test_signals_gc_and_finalisers_lose_nothing(lanes, kind, tmp_path, request) -> None:
     """Two seconds of appends under signals that append and raise, a callback of the
     collector and finalisers: what returned is there once, and nothing is unreadable.
@@ -659,6 +655,8 @@ def test_frame_goes_into_no_file_of_the_same_size(lanes, tmp_path_factory) -> No
 def test_closing_a_lane_releases_everything(tmp_path, kind) -> None:
     """A thousand lanes opened and closed leave no descriptor and no mapping behind."""
     lanes = Lanes(tmp_path)
+    gc.collect()
+    owned = set(writers.owned)
     before = len(os.listdir("/proc/self/fd")), len(writers.kept_for_life)
     for _ in range(1000 if kind == "mmap" else 300):
         writer = lanes.open(kind)
@@ -669,7 +667,7 @@ def test_closing_a_lane_releases_everything(tmp_path, kind) -> None:
     after = len(os.listdir("/proc/self/fd")), len(writers.kept_for_life)
     lanes.close()
     assert after == before
-    assert writers.owned == {}
+    assert set(writers.owned) == owned
 
 
 def test_lock_is_held_until_the_owner_dies(lanes, kind, tmp_path) -> None:

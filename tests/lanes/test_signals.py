@@ -1,0 +1,90 @@
+"""Files are made without a signal handler in the middle of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from femtomp.lanes.signals import undisturbed
+
+
+class Raised(Exception):
+    """By a signal handler."""
+
+
+@pytest.fixture
+def handled():
+    """Give the list of what the handler of SIGUSR1 was called for."""
+    calls: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: calls.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield calls
+    signal.signal(signal.SIGUSR1, before)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+
+
+def test_handler_runs_afterwards(handled) -> None:
+    def make(what: str) -> tuple[str, int]:
+        signal.raise_signal(signal.SIGUSR1)
+        return what, len(handled)
+
+    assert undisturbed(make, "made") == ("made", 0)
+    assert len(handled) == 1
+
+
+def test_inner_call_does_not_let_them_in(handled) -> None:
+    def make() -> int:
+        signal.raise_signal(signal.SIGUSR1)
+        undisturbed(int)
+        return len(handled)
+
+    assert undisturbed(make) == 0
+    assert len(handled) == 1
+
+
+def test_error_passes_and_blocks_nothing(handled) -> None:
+    def make() -> None:
+        raise OSError(28, "full")
+
+    with pytest.raises(OSError, match="full"):
+        undisturbed(make)
+    signal.raise_signal(signal.SIGUSR1)
+    assert len(handled) == 1
+
+
+def test_faults_of_the_processor_are_not_blocked() -> None:
+    """Blocked, SIGSEGV kills although faulthandler has a handler for it."""
+    mask = undisturbed(signal.pthread_sigmask, signal.SIG_BLOCK, ())
+    assert {signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD} <= mask
+    assert not {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL} & mask
+
+
+def test_raising_handlers_leave_nothing_blocked(handled) -> None:
+    """At 5 kHz, whatever moment they come at: half a second, thousands of calls."""
+    made, raised = [], 0
+
+    def handler(*_: object) -> None:
+        if inside:
+            raise Raised
+
+    inside = False
+    before = signal.signal(signal.SIGALRM, handler)
+    end = time.monotonic() + 0.5
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        while time.monotonic() < end:
+            try:
+                inside = True
+                undisturbed(made.append, 1)
+                inside = False
+            except Raised:
+                inside = False
+                raised += 1
+            assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert raised > 20
+    assert len(made) > 20
