@@ -290,10 +290,18 @@ def _named(sinks: list[SinkOptions]) -> tuple[SinkOptions, ...]:
     return tuple(result)
 
 
+Overflow: TypeAlias = Literal["drop_old", "drop_new", "block"]
+OVERFLOWS: Final = ("drop_old", "drop_new", "block")
+
+
 class ServerOptions(TypedDict, total=False):
     """Keyword options of `start_server`, beside its named parameters."""
 
     linger_s: float
+    spool_quota_bytes: int
+    lane_quota_bytes: int
+    overflow: Overflow
+    block_s: float
 
 
 @dataclass(frozen=True)
@@ -306,6 +314,12 @@ class ServerConfig:
     level: int = logging.INFO
     # How long the supervisor stays when no member is left and a sink still refuses.
     linger_s: float = 30.0
+    # What all lanes may take, and one of them; 0: no limit. See `with_quotas`.
+    spool_quota_bytes: int = 0
+    lane_quota_bytes: int = 0
+    overflow: Overflow = "drop_old"
+    # How long a log call waits for room where overflow is "block".
+    block_s: float = 1.0
 
 
 OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
@@ -313,6 +327,13 @@ OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
     "sinks",
     "resource",
     "level",
+}
+
+
+# A few segments must fit, or each record makes its own file.
+_LEAST_BYTES: Final = {
+    "spool_quota_bytes": 1024 * 1024,
+    "lane_quota_bytes": 256 * 1024,
 }
 
 
@@ -329,8 +350,17 @@ def check_options(options: Mapping[str, object]) -> None:
             allowed = ", ".join(sorted(OPTION_NAMES))
             msg = f"unknown option {key!r}; the options are: {allowed}"
             raise ConfigError(msg)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            msg = f"{key} must be a number of seconds, 0 or more, not {value!r}"
+        if key == "overflow":
+            _one_of("start_server", key, value, OVERFLOWS)
+            continue
+        kinds = (int,) if key.endswith("_bytes") else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
+            unit = "bytes" if key.endswith("_bytes") else "seconds"
+            msg = f"{key} must be a number of {unit}, 0 or more, not {value!r}"
+            raise ConfigError(msg)
+        least = _LEAST_BYTES.get(key, 0)
+        if value < least:
+            msg = f"{key} must be {least} bytes at least, not {value!r}"
             raise ConfigError(msg)
 
 

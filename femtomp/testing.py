@@ -380,10 +380,10 @@ def check_lane(directory: str | os.PathLike[str], epoch: str) -> LaneContent:
     ends = words[seg.STARTED], seg.SIDE_SEQUENCE + words[seg.STARTED_SIDE]
     late = [s for s in payloads if s >= ends[s >= seg.SIDE_SEQUENCE]]
     _hold(not late, f"lane {epoch} has sequences {late[:9]}; begun were {ends}")
-    drops = words[seg.DROPPED : seg.DROPPED + len(seg.DROP_REASONS)]
     _hold(not late, f"sequences {late[:9]} of lane {epoch}, where {begun} were begun")
-    _hold(len(payloads) + sum(drops) <= begun, f"more than {begun} in lane {epoch}")
-    dropped = dict(zip(seg.DROP_REASONS, drops, strict=True))
+    dropped = seg.drops(words)
+    kept = len(payloads)
+    _hold(kept + sum(dropped.values()) <= begun, f"over {begun} in lane {epoch}")
     return LaneContent(payloads, begun, dropped, damaged)
 
 

@@ -27,7 +27,6 @@ from femtomp.lanes.segment import (
     COMMIT_AT,
     FRAMES_AT,
     RETIRED,
-    SEGMENT_BYTES,
     STARTED,
     WRITER_MMAP,
     create,
@@ -40,28 +39,20 @@ from femtomp.lanes.writer import LaneLostError, LaneWriter, map_file, unmap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The first segment is small: many workers log a few lines and end. 70 us to make.
-FIRST_BYTES: Final = 64 * 1024
 _COMMIT: Final = COMMIT_AT // 8
 
 
 class MappedWriter(LaneWriter):
     """Append by storing into a mapping."""
 
-    def _open_first(self) -> None:
-        self._size = FIRST_BYTES // 2
+    def _open_first(self, size: int) -> None:
         self._segment: mmap.mmap
         self._commit: memoryview
-        self.append = self._bind_append(*self._create_segment(0))
+        self.append = self._bind_append(*self._create_segment(size))
 
-    def _create_segment(self, needed: int) -> tuple[mmap.mmap, memoryview, int]:
-        """Make the next segment, large enough for a frame of `needed` bytes.
-
-        A number is used once, even if making its file fails half-way.
-        """
+    def _create_segment(self, size: int) -> tuple[mmap.mmap, memoryview, int]:
+        """Make the next segment. A number is used once, even if that fails half-way."""
         self._number = number = self._number + 1
-        size = min(SEGMENT_BYTES, self._size * 2)
-        size = max(size, -(-(FRAMES_AT + needed) // mmap.PAGESIZE) * mmap.PAGESIZE)
         header = pack_segment_header(self.epoch_bytes, number, WRITER_MMAP)
         name = segment_name(self.epoch, number)
         made: list[mmap.mmap] = []
@@ -71,7 +62,6 @@ class MappedWriter(LaneWriter):
         )  # fmt: skip
         status = os.fstat(descriptor)
         os.close(descriptor)  # the mapping needs it no more
-        self._size = min(size, SEGMENT_BYTES)
         self._segment = made[0]
         self._commit = memoryview(self._segment).cast("Q")
         # No descriptor to close, but the file that `check` and `unmap` mean.
@@ -92,12 +82,12 @@ class MappedWriter(LaneWriter):
         pack_into, cover = frame.HEADER.pack_into, frame.COVERED.pack
         busy = False
 
-        def roll(needed: int) -> None:
+        def roll(wanted: int) -> None:
             # Nothing fits until this has succeeded: after an error, or an exception
             # thrown in, the next append comes here again, never writes behind a reader.
             nonlocal segment, commit, size
             full, known, size = (segment, commit), self._known["segment"], 0
-            segment, commit, size = self._create_segment(needed)
+            segment, commit, size = self._create_segment(wanted)
             unmap(*full, *known[1:])
 
         def append(payload: bytes) -> bool:
@@ -115,10 +105,13 @@ class MappedWriter(LaneWriter):
                     end = commit[_COMMIT]
                     behind = (end + length + 23) & -8
                     if behind > size:
+                        wanted = self.room(FRAMES_AT + behind - end, payload)
+                        if not wanted:
+                            return False
                         try:
-                            undisturbed(roll, behind - end)
+                            undisturbed(roll, wanted)
                         except OSError as exc:
-                            return self.failed(exc)
+                            return self.failed(exc, payload)
                         end = FRAMES_AT
                         behind = (end + length + 23) & -8
                     start = end + 16

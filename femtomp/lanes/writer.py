@@ -24,17 +24,19 @@ import mmap
 import os
 import sys
 import threading
+import time
+from logging import ERROR
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import frame
+from femtomp.codec.wire import level_of
 from femtomp.lanes.segment import (
-    DROP_REASONS,
-    DROPPED,
     EPOCH_BYTES,
     FRAMES_AT,
     IDENTITY_AT,
     OWN_BYTES,
     RETIRED,
+    SEGMENT_BYTES,
     SIDE,
     SIDE_SEQUENCE,
     STARTED_SIDE,
@@ -42,14 +44,24 @@ from femtomp.lanes.segment import (
     WRITER_WRITE,
     close_known,
     create,
+    drop_word,
     known_as,
     pack_own,
     pack_segment_header,
+    segment_name,
 )
+from femtomp.lanes.space import Overflow, add_used, read_space, whole_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# The first segment is small: many workers log a few lines and end, and 500 idle ones
+# fit a /dev/shm of 64 MB, which is what containers get.
+FIRST_BYTES: Final = 32 * 1024
+# How much room is taken at a time for calls inside calls.
+SIDE_STEP_BYTES: Final = 4096
+# Between looks of a writer that waits for room.
+BLOCK_CHECK_S: Final = 0.002
 # Before Python 3.13 a mapping holds a duplicate descriptor of its file, whose number
 # user code may close and use again: a mapping that cannot be closed safely is kept for
 # life.
@@ -80,20 +92,29 @@ class LaneWriter:
         Descriptor of the spool's `lanes/`; not owned, stays open as long as the writer.
     identity : bytes
         Who this process is, at most 3584 bytes.
+    important : bool
+        The lane is opened for a record of ERROR or above: it may take the room that is
+        kept for these.
 
     Raises
     ------
     OSError
-        If the lane's files cannot be made.
+        If the lane's files cannot be made: EDQUOT where the spool's quota is reached.
     """
 
     append: Callable[[bytes], bool]
 
-    def __init__(self, directory: int, identity: bytes) -> None:
+    def __init__(
+        self, directory: int, identity: bytes, *, important: bool = False
+    ) -> None:
         self.epoch_bytes: Final = os.urandom(EPOCH_BYTES)
         self.epoch: Final = self.epoch_bytes.hex()
         self.seed: Final = frame.seed(self.epoch_bytes)
         self._directory = directory
+        # Sizes of the segments that were made, until they are seen to be freed.
+        self._taken: dict[int, int] = {}
+        self._size = FIRST_BYTES
+        first_bytes = self._take_first(important=important)
         content = pack_own(self.epoch_bytes, identity)
         own = create(directory, f"{self.epoch}.own", content, lock=True)
         self._own = map_file(own, OWN_BYTES)
@@ -109,11 +130,21 @@ class LaneWriter:
         self._side = create(directory, f"{self.epoch}.side", header)
         self._known["side"] = known_as(self._side)
         self._side_end = FRAMES_AT
+        self._side_limit = SIDE_STEP_BYTES
         self._last_side = -1
-        self._open_first()
+        self._open_first(first_bytes)
         owned[self.epoch] = self
 
-    def _open_first(self) -> None:
+    def _take_first(self, *, important: bool) -> int:
+        space = read_space(self._directory)
+        size = self._taken[0] = space.segment_bytes(FIRST_BYTES)
+        taken = OWN_BYTES + SIDE_STEP_BYTES + size
+        if not space.has_room(taken, 0, important=important):
+            raise OSError(errno.EDQUOT, "the spool's quota is reached")
+        add_used(self._directory, taken)
+        return size
+
+    def _open_first(self, size: int) -> None:
         """Make the first segment, and `append`."""
         raise NotImplementedError
 
@@ -145,9 +176,49 @@ class LaneWriter:
         for known in self._known.values():
             close_known(known)
 
-    def drop(self, reason: str) -> None:
+    def drop(self, reason: str, payload: bytes) -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""
-        self.words[DROPPED + DROP_REASONS.index(reason)] += 1
+        self.words[drop_word(reason, level_of(payload))] += 1
+
+    def room(self, least: int, payload: bytes) -> int:
+        """Take room for the next segment, `least` bytes or more; return its size.
+
+        0: a quota is reached, and the record was counted as dropped.
+        """
+        wish = min(SEGMENT_BYTES, self._size * 2)
+        important = level_of(payload) >= ERROR
+        deadline_ns = 0
+        while True:
+            space = read_space(self._directory)
+            size = whole_pages(max(least, space.segment_bytes(wish)))
+            if space.has_room(size, self._held(), important=important):
+                add_used(self._directory, size)
+                self._taken[self._number + 1] = size
+                self._size = min(size, SEGMENT_BYTES)
+                return size
+            now = time.monotonic_ns()
+            deadline_ns = deadline_ns or now + space.block_ns
+            if (
+                space.overflow != Overflow.BLOCK
+                or now >= deadline_ns
+                or not space.has_engine()
+            ):
+                self.drop("quota", payload)
+                return 0
+            time.sleep(BLOCK_CHECK_S)
+
+    def _held(self) -> int:
+        """Return what this lane takes now: the engine frees its oldest segments."""
+        for number in list(self._taken):
+            name = segment_name(self.epoch, number)
+            try:
+                os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+                break
+            except FileNotFoundError:
+                del self._taken[number]
+            except OSError:
+                break  # privileges were dropped: nothing can be seen
+        return OWN_BYTES + self._side_limit + sum(self._taken.values())
 
     def check(self) -> None:
         """Make sure that the lane's files are still there.
@@ -176,17 +247,31 @@ class LaneWriter:
         while self.words[STARTED_SIDE] <= self._last_side:
             self.words[STARTED_SIDE] = self._last_side + 1
         data = frame.encode(payload, sequence, self.seed)
+        if self._side_end + len(data) > self._side_limit and not self._more_side(
+            len(data), payload
+        ):
+            return False
         try:
             if os.lseek(self._side, 0, os.SEEK_CUR) != self._side_end:
                 self._side_end = self.position("side")
             written = os.write(self._side, data)
         except OSError as exc:
-            return self.failed(exc, "side", self._side_end)
+            return self.failed(exc, payload, "side", self._side_end)
         if written != len(data):
-            return self.failed(None, "side", self._side_end)
+            return self.failed(None, payload, "side", self._side_end)
         self._side_end += written
         if self.words[RETIRED]:
             raise LaneLostError
+        return True
+
+    def _more_side(self, needed: int, payload: bytes) -> bool:
+        space = read_space(self._directory)
+        more = max(SIDE_STEP_BYTES, whole_pages(needed))
+        if not space.has_room(more, self._held(), important=level_of(payload) >= ERROR):
+            self.drop("quota", payload)
+            return False
+        add_used(self._directory, more)
+        self._side_limit += more
         return True
 
     def position(self, which: str) -> int:
@@ -206,7 +291,9 @@ class LaneWriter:
             raise LaneLostError
         return here.st_size
 
-    def failed(self, exc: OSError | None, which: str = "", end: int = 0) -> bool:
+    def failed(
+        self, exc: OSError | None, payload: bytes, which: str = "", end: int = 0
+    ) -> bool:
         """Judge a write that did not happen, or only in part: count it, or give up."""
         if exc is not None and exc.errno is None:
             raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
@@ -220,7 +307,8 @@ class LaneWriter:
                 os.lseek(self._known[which][0], end, os.SEEK_SET)
             except OSError as undo:
                 raise LaneLostError from undo
-        self.drop("no_space" if exc is None or exc.errno in _NO_SPACE else "io")
+        reason = "no_space" if exc is None or exc.errno in _NO_SPACE else "io"
+        self.drop(reason, payload)
         return False
 
 
@@ -261,19 +349,21 @@ def _has_descriptor(device: int, inode: int) -> bool:
     return False
 
 
-def open_writer(kind: str, directory: int, identity: bytes) -> LaneWriter:
+def open_writer(
+    kind: str, directory: int, identity: bytes, *, important: bool = False
+) -> LaneWriter:
     """Make a new lane with the writer that the server chose.
 
     Parameters
     ----------
     kind : {"mmap", "write"}
-    directory, identity
+    directory, identity, important
         As for `LaneWriter`.
     """
     if kind == "mmap":
         from femtomp.lanes.mapped import MappedWriter
 
-        return MappedWriter(directory, identity)
+        return MappedWriter(directory, identity, important=important)
     from femtomp.lanes.appending import AppendingWriter
 
-    return AppendingWriter(directory, identity)
+    return AppendingWriter(directory, identity, important=important)

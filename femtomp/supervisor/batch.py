@@ -97,8 +97,16 @@ def merge(streams: list[Stream], own: list[Record]) -> Batch:
     )
 
 
-def progress(batch: Batch, done: int, refused: int) -> dict[str, Cursor]:
-    """Return the cursors that hold once the first `done` records are done with.
+class Step(NamedTuple):
+    """How a lane's cursor moves: behind `after` in a file, and what that amounts to."""
+
+    number: int
+    after: int
+    counters: Counters
+
+
+def progress(batch: Batch, done: int, refused: int) -> dict[str, list[Step]]:
+    """Return how the cursors move once the first `done` records are done with.
 
     Parameters
     ----------
@@ -110,8 +118,9 @@ def progress(batch: Batch, done: int, refused: int) -> dict[str, Cursor]:
 
     Returns
     -------
-    dict of str to Cursor
-        By lane. A lane that did not move is not there.
+    dict of str to list of Step
+        By lane: segment and side file are two streams of it. A lane that did not move
+        is not there.
     """
     whole = done >= len(batch.records)
     taken = [len(s.records) if whole else 0 for s in batch.streams]
@@ -119,23 +128,20 @@ def progress(batch: Batch, done: int, refused: int) -> dict[str, Cursor]:
         for source in batch.sources[:done]:
             if source != OWN:
                 taken[source] += 1
-    moved: dict[str, Cursor] = {}
+    moved: dict[str, list[Step]] = {}
     for stream, count in zip(batch.streams, taken, strict=True):
-        step = _all_of(stream) if whole else _first_of(stream, count)
-        if step is None:
+        found = _all_of(stream) if whole else _first_of(stream, count)
+        if found is None:
             continue
-        after, counters = step
+        after, counters = found
         # Which of a batch's records were refused, a destination need not say.
         share = min(refused, counters.delivered)
         refused -= share
         counters = counters._replace(
             delivered=counters.delivered - share, refused=share
         )
-        # Segment and side file of one lane are two streams of it.
-        position, before = moved.get(stream.epoch, stream.base)
-        moved[stream.epoch] = Cursor(
-            position.behind(stream.chunk.number, after), before.plus(counters)
-        )
+        step = Step(stream.chunk.number, after, counters)
+        moved.setdefault(stream.epoch, []).append(step)
     return moved
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from femtomp.config import level_number
 from femtomp.errors import FemtompError
 from femtomp.lanes.liveness import start_ticks
+from femtomp.lanes.space import Overflow, Space
 from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
@@ -91,7 +92,7 @@ class Engine:
         self._config = launch.config
         self._spool = Spool(launch.spool)
         base: dict[str, Any] = dict(self._config.resource)
-        self._poller = Poller(self._spool, base, self._wake)
+        self._poller = Poller(self._spool, base, self._wake, self._limits())
         self._pumps = [
             Pump(
                 str(sink.name),
@@ -101,6 +102,17 @@ class Engine:
             )
             for sink in self._config.sinks
         ]
+
+    def _limits(self) -> Space:
+        config = self._config
+        return Space(
+            quota=config.spool_quota_bytes or 0,
+            lane_quota=config.lane_quota_bytes or 0,
+            overflow=Overflow[config.overflow.upper()],
+            block_ns=int(config.block_s * 1e9),
+            engine_pid=os.getpid(),
+            engine_ticks=start_ticks(),
+        )
 
     def _builder(self, sink: SinkOptions) -> Any:
         def make() -> Driver:

@@ -23,15 +23,18 @@ from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive, start_ticks
 from femtomp.lanes.queue import PULL
 from femtomp.lanes.reader import scan
+from femtomp.lanes.space import NO_LIMITS
 from femtomp.lanes.spool import PULLER
 from femtomp.supervisor.members import open_member
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.room import Room
 from femtomp.supervisor.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from femtomp.lanes.cursor import Position
+    from femtomp.lanes.space import Space
     from femtomp.lanes.spool import Spool
     from femtomp.supervisor.members import Member
 
@@ -56,10 +59,16 @@ class Poller:
         Resource attributes of the server.
     wake : callable
         Wakes all pumps.
+    limits : Space
+        What the spool may take.
     """
 
     def __init__(
-        self, spool: Spool, base: Mapping[str, Any], wake: Callable[[], None]
+        self,
+        spool: Spool,
+        base: Mapping[str, Any],
+        wake: Callable[[], None],
+        limits: Space = NO_LIMITS,
     ) -> None:
         self.members: Final[dict[str, Member]] = {}
         self.interval_s = BUSY_S
@@ -71,6 +80,10 @@ class Poller:
         self._rescan_at = 0.0
         self._tend_at = 0.0
         self._totals = Totals(spool.lanes, spool.sinks)
+        # Who pulls from the queue holds segments back only while there is room.
+        self._room = Room(
+            spool.lanes, limits, self.members, lambda m: self._free_segments(m, None)
+        )
 
     def poll(self) -> None:
         """Look once at everything; never blocks."""
@@ -82,6 +95,9 @@ class Poller:
         if now >= self._tend_at:
             self._tend_at = now + QUIET_S / 2
             self._tend(now)
+            self._room.keep()
+        elif self._room.is_short():
+            self._room.keep()
 
     def _look(self, now: float) -> bool:
         self._scan_if_changed(now)
@@ -169,6 +185,7 @@ class Poller:
         for number in member.lane.segments:
             if number < reached:
                 os.unlink(f"{member.lane.epoch}.{number}.seg", dir_fd=self._spool.lanes)
+                member.lane.segments = member.lane.segments[1:]
         member.lane.close(below=reached)
 
     def _reap(self, epoch: str, member: Member) -> None:

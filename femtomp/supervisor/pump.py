@@ -185,15 +185,13 @@ class Pump(threading.Thread):
             time.sleep(outcome.delay_s)
 
     def _commit(self, batch: Batch, done: int, refused: int) -> None:
-        for epoch, cursor in progress(batch, done, refused).items():
+        for epoch, steps in progress(batch, done, refused).items():
             member = self._members.get(epoch)
             if member is None:
                 continue
             try:
-                member.cursors.commit(self.sink, cursor)
+                member.advance(self.sink, steps)
             except OSError as exc:
-                # Go on from memory; should the engine die, these records come twice.
-                member.cursors.cursors[self.sink] = cursor
                 note(f"cursor:{epoch}", f"cursor of {self.sink} not written: {exc}")
 
 

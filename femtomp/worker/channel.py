@@ -8,12 +8,15 @@ when it cannot. What must never happen: an exception in a log call, or a silent 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
+from logging import ERROR
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import identity as identity_codec
+from femtomp.codec.wire import level_of
 from femtomp.errors import CodecError
 
 # Both, now: an import in a forked child waits for ever if a thread of its parent was in
@@ -21,6 +24,7 @@ from femtomp.errors import CodecError
 from femtomp.lanes import appending, mapped  # noqa: F401
 from femtomp.lanes.segment import close_known
 from femtomp.lanes.signals import undisturbed
+from femtomp.lanes.space import count_unkept
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.worker import context, fork
@@ -64,6 +68,8 @@ class Channel:
         self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
         self._depth = 0
+        # No lane could be opened because a quota or the file system is full.
+        self._is_full = False
         self._retry_at = 0.0
         self._warned = False
 
@@ -89,7 +95,7 @@ class Channel:
 
     def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> bool:
         """Append to another lane: the last one was lost, or there is none yet."""
-        lane = self._open_lane(lost)
+        lane = self._open_lane(lost, important=level_of(payload) >= ERROR)
         if lane is not None:
             try:
                 lane.append(payload)
@@ -98,6 +104,8 @@ class Channel:
             else:
                 return True
         self.dropped += 1
+        if self._is_full:
+            count_unkept(f"{self.path}/lanes", level_of(payload))
         return False
 
     def _lose_lane(self) -> None:
@@ -105,7 +113,9 @@ class Channel:
         self.append = _no_lane
         self.fresh_until = 0.0
 
-    def _open_lane(self, lost: LaneWriter | None) -> LaneWriter | None:
+    def _open_lane(
+        self, lost: LaneWriter | None, *, important: bool
+    ) -> LaneWriter | None:
         """Open a new lane, unless that failed a moment ago.
 
         A thread that waited finds the one that another has opened. A call inside this
@@ -119,12 +129,13 @@ class Channel:
                 return None
             self._depth += 1
             try:
-                return undisturbed(self._open)
+                return undisturbed(self._open, important)
             except RecursionError:
                 return None  # the caller's stack is at its end: that is no fault here
             except OSError as exc:
                 if exc.errno is None:
                     raise  # no call's failure: thrown in by a signal handler
+                self._is_full = exc.errno in (errno.EDQUOT, errno.ENOSPC)
                 self._give_up(str(exc))
             except (CodecError, KeyError, TypeError) as exc:
                 self._give_up(str(exc))
@@ -132,11 +143,11 @@ class Channel:
                 self._depth -= 1
             return None
 
-    def _open(self) -> LaneWriter | None:
+    def _open(self, important: bool) -> LaneWriter | None:  # noqa: FBT001
         self._close_inherited()
         spool = Spool(self.path)
         try:
-            lane = self._open_in(spool)
+            lane = self._open_in(spool, important=important)
         except BaseException:
             spool.close()
             raise
@@ -145,19 +156,21 @@ class Channel:
             self._give_up("its server has stopped")
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
+        self._is_full = False
         now = time.time()
         self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
         self._warned = False
         return lane
 
-    def _open_in(self, spool: Spool) -> LaneWriter | None:
+    def _open_in(self, spool: Spool, *, important: bool) -> LaneWriter | None:
         if spool.control()[STATE] >= State.STOPPING:
             return None
         is_master = spool.manifest["master"]["pid"] == self.pid
         who = identity_codec.to_bytes(
             read_identity("master" if is_master else "worker")
         )
-        lane = open_writer(spool.manifest.get("writer", "write"), spool.lanes, who)
+        kind = spool.manifest.get("writer", "write")
+        lane = open_writer(kind, spool.lanes, who, important=important)
         # Asked again: a server that stopped before this has looked for lanes.
         if spool.control()[STATE] >= State.STOPPING:
             lane.close()
@@ -202,6 +215,7 @@ class Channel:
         self._lose_lane()
         self._opening = threading.RLock()
         self._depth = 0
+        self._is_full = False
         self._retry_at = 0.0
         self._warned = False
 

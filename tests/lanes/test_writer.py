@@ -325,8 +325,8 @@ SIGNALS = """
 import gc, os, signal, sys, time
 sys.unraisablehook = lambda _: None  # what is raised in __del__
 sys.path.insert(0, {root!r})
-from femtomp.lanes import appending, mapped
-mapped.FIRST_BYTES = mapped.SEGMENT_BYTES = appending.SEGMENT_BYTES = 16384
+from femtomp.lanes import writer
+writer.FIRST_BYTES = writer.SEGMENT_BYTES = 16384
 from femtomp.lanes.writer import LaneLostError, open_writer
 from femtomp.codec import identity
 from femtomp.worker.identity import read_identity
