@@ -151,6 +151,10 @@ def start_server(
         `linger_s` : float
             How long the supervisor stays when no process is left to serve and a sink
             still refuses; 30 seconds.
+        `worker_uid`, `worker_gid` : int
+            Whom the workers become, where root starts them and they drop its privileges
+            (gunicorn's `user` and `group`): the lanes are made theirs. The group is
+            the user's own if not given. This process's own user changes nothing.
 
     Returns
     -------

@@ -28,6 +28,8 @@ FORMATS: Final = ("auto", "text", "json")
 FILE_FORMATS: Final = ("json", "text")
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
+# The last one means "leave it as it is" to chown(2).
+_MAX_ID: Final = (1 << 32) - 1
 JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
 
 
@@ -294,6 +296,8 @@ class ServerOptions(TypedDict, total=False):
     """Keyword options of `start_server`, beside its named parameters."""
 
     linger_s: float
+    worker_uid: int | None
+    worker_gid: int | None
 
 
 @dataclass(frozen=True)
@@ -306,6 +310,9 @@ class ServerConfig:
     level: int = logging.INFO
     # How long the supervisor stays when no member is left and a sink still refuses.
     linger_s: float = 30.0
+    # Whom workers become that are started by root and drop its privileges.
+    worker_uid: int | None = None
+    worker_gid: int | None = None
 
 
 OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
@@ -329,6 +336,9 @@ def check_options(options: Mapping[str, object]) -> None:
             allowed = ", ".join(sorted(OPTION_NAMES))
             msg = f"unknown option {key!r}; the options are: {allowed}"
             raise ConfigError(msg)
+        if key in ("worker_uid", "worker_gid"):
+            _id(key, value)
+            continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             msg = f"{key} must be a number of seconds, 0 or more, not {value!r}"
             raise ConfigError(msg)
@@ -359,6 +369,12 @@ def level_number(level: object) -> int:
     names = ", ".join(logging.getLevelNamesMapping())
     msg = f"unknown level {level!r}: use a number or one of {names}"
     raise ConfigError(msg)
+
+
+def _id(option: str, value: object) -> None:
+    if value is not None and (type(value) is not int or not 0 <= value < _MAX_ID):
+        msg = f"{option} must be a number, as `id` shows it, not {value!r}"
+        raise ConfigError(msg)
 
 
 def _one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
