@@ -179,10 +179,10 @@ class OTLPSink:
         _set(self, "level", level_number(self.level))
 
     def __repr__(self) -> str:
-        """Show everything but the values of headers."""
+        """Show everything but the values of headers and the endpoint's credentials."""
         headers = self.headers and dict.fromkeys(self.headers, "***")
         return (
-            f"OTLPSink(endpoint={self.endpoint!r}, protocol={self.protocol!r}, "
+            f"OTLPSink(endpoint={_shown(self.endpoint)!r}, protocol={self.protocol!r}, "
             f"headers={headers!r})"
         )
 
@@ -228,9 +228,8 @@ def parse_sink(text: str) -> SinkOptions:
         return JournaldSink(argument or JOURNALD_SOCKET)
     if kind == "otlp":
         return OTLPSink(argument or None)
-    msg = (
-        f"unknown sink {text!r}: use console, console:json, file:PATH, journald or otlp"
-    )
+    known = "console, console:json, file:PATH, journald or otlp"
+    msg = f"unknown sink {_shown(text)!r}: use {known}"
     raise ConfigError(msg)
 
 
@@ -268,7 +267,8 @@ def resolve_sinks(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOption
 def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:
     sink = parse_sink(item) if isinstance(item, str) else item
     if not isinstance(sink, SINK_TYPES):
-        msg = f"not a sink: {item!r}; use a string such as 'console', or FileSink(...)"
+        what = "a dict" if isinstance(item, dict) else repr(item)  # with headers
+        msg = f"not a sink: {what}; use a string such as 'console', or FileSink(...)"
         raise ConfigError(msg)
     console_format = environ.get("FEMTOMP_CONSOLE_FORMAT")
     if isinstance(sink, ConsoleSink) and sink.format == "auto" and console_format:
@@ -308,9 +308,9 @@ class ServerConfig:
     sinks: tuple[SinkOptions, ...]
     resource: Mapping[str, object] = field(default_factory=dict)
     level: int = logging.INFO
-    # How long the supervisor stays when no member is left and a sink still refuses.
+    # How long it stays when no member is left and a sink still refuses.
     linger_s: float = 30.0
-    # Whom workers become that are started by root and drop its privileges.
+    # Whom workers become that root starts.
     worker_uid: int | None = None
     worker_gid: int | None = None
 
@@ -375,6 +375,12 @@ def _id(option: str, value: object) -> None:
     if value is not None and (type(value) is not int or not 0 <= value < _MAX_ID):
         msg = f"{option} must be a number, as `id` shows it, not {value!r}"
         raise ConfigError(msg)
+
+
+def _shown(address: str | None) -> str | None:
+    scheme, slashes, rest = (address or "").rpartition("//")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{slashes}***@{host}" if at else address
 
 
 def _one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:

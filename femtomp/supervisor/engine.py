@@ -23,6 +23,7 @@ from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.sinks.secrets import masked
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
     EXIT_DRAINED,
@@ -70,7 +71,9 @@ def main(launch: Launch) -> int:
 def _report(ready: int, problem: Exception | None) -> None:
     """Tell the master, if it is still there to be told."""
     message = (
-        {} if problem is None else {"error": _error_name(problem), "text": str(problem)}
+        {}
+        if problem is None
+        else {"error": _error_name(problem), "text": masked(str(problem))}
     )
     try:
         os.write(ready, json.dumps(message).encode() + b"\n")

@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, Spool
@@ -45,6 +45,7 @@ class Launch:
     config: ServerConfig
     spool: str
     sys_path: tuple[str, ...]
+    environ: dict[str, str] = field(repr=False)
     ready: int
     lifetime: int
     stderr: int
@@ -62,6 +63,7 @@ def main() -> None:
     os.close(null)
     os.dup2(launch.stderr, 2)
     sys.path[:] = list(launch.sys_path)
+    os.environ.update(launch.environ)
     try:
         _guard(launch)
     finally:
