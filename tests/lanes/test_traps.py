@@ -228,3 +228,15 @@ def test_notes_are_limited(monkeypatch) -> None:
     for _ in range(1000):
         notes.note("lane:planted", "left alone")
     assert len(said) == 1
+
+
+def test_note_is_one_plain_line(monkeypatch) -> None:
+    """What a note quotes can neither begin a line of its own nor drive a terminal."""
+    said = []
+    monkeypatch.setattr(os, "write", lambda _, text: said.append(text))
+    notes.note("hostile", "name\nfemtomp[1]: all is well\x1b[2J\r\u2028")
+    (line,) = said
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert b"\x1b" not in line
+    assert b"\r" not in line

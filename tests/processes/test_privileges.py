@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from pathlib import Path
@@ -14,7 +15,10 @@ import pytest
 
 import femtomp
 from femtomp.lanes import place
-from tests.processes.harness import Attached, fork, lines
+from femtomp.lanes.spool import ENGINE, Spool
+from femtomp.worker.channel import channel
+from tests.codec.test_opcodes import BOMBS
+from tests.processes.harness import Attached, fork, lines, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = 65534
@@ -86,6 +90,55 @@ def test_no_record_is_lost_by_dropping_privileges(
     late = [("late", n) for n in range(100)]
     assert sorted(seen) == sorted([("master", 0), *early, *late])
     assert not list(parent.iterdir())
+
+
+def be_hostile(lanes: Path) -> None:
+    """Do, as a worker's user, what may be done to an engine that runs as root."""
+    become_nobody()
+    log_numbers("hostile", 0, 1)
+    for bomb in BOMBS.values():
+        channel(str(lanes.parent)).append(bomb)
+    log_numbers("hostile", 1, 2)
+    for name in ("aa" * 12, "bb" * 12):
+        os.mkfifo(lanes / f"{name}.own")
+        (lanes / f"{name}.cur").symlink_to("/etc/passwd")
+        (lanes / f"{name}.0.seg").mkdir()
+    (lanes / f"{'cc' * 12}.own").write_bytes(bytes(4096))
+    totals = lanes / f"{'f' * 24}.cur"
+    totals.rename(totals.with_suffix(".away"))
+    totals.mkdir()
+
+
+def test_a_hostile_worker_mutes_nobody(parent, tmp_path, capfd):
+    """Whatever a worker's user writes or plants, the engine goes on, started anew too,
+    and what others log is delivered.
+    """
+    passwords = Path("/etc/passwd").read_bytes()
+    with (
+        femtomp.start_server(
+            femtomp.FileSink(tmp_path / "a"), spool_parent=parent, worker_uid=NOBODY
+        ) as server,
+        Attached() as log,
+    ):
+        lanes = server.spool / "lanes"
+        assert os.waitpid(fork(be_hostile, lanes), 0)[1] == 0
+        log.info("1", extra={"worker": "master", "number": 1})
+        until(lambda: len(lines(tmp_path / "a")) >= 3, "what is good is delivered")
+        assert server.stats().engine_starts == 1
+        os.kill(Spool(server.spool).control()[ENGINE], signal.SIGKILL)
+        log.info("2", extra={"worker": "master", "number": 2})
+        until(lambda: server.stats().engine_starts > 1, "the next engine has started")
+        until(lambda: len(lines(tmp_path / "a")) >= 4, "what is good is delivered")
+        assert server.stats().engine_starts == 2
+    seen = {
+        (r["attributes"]["worker"], r["attributes"]["number"])
+        for r in lines(tmp_path / "a")
+    }
+    assert seen == {("hostile", 0), ("hostile", 1), ("master", 1), ("master", 2)}
+    assert Path("/etc/passwd").read_bytes() == passwords
+    said = capfd.readouterr().err
+    assert "a record cannot be read, counted" in said
+    assert f"{'aa' * 12}.own is not a regular file with one name: delete it" in said
 
 
 def test_only_lanes_belong_to_the_workers(parent, tmp_path):
