@@ -68,7 +68,9 @@ def main(launch: Launch) -> int:
 
 
 def _report(ready: int, problem: Exception | None) -> None:
-    """Tell the master, if it is still there to be told."""
+    """Tell the master, if it waits for it and is still there to be told."""
+    if ready < 0:
+        return
     message = (
         {} if problem is None else {"error": _error_name(problem), "text": str(problem)}
     )
@@ -76,7 +78,7 @@ def _report(ready: int, problem: Exception | None) -> None:
         os.write(ready, json.dumps(message).encode() + b"\n")
         os.close(ready)
     except OSError:
-        pass  # a restarted engine: the master was told before
+        pass  # nobody waits any more
 
 
 def _error_name(problem: Exception) -> str:

@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, Spool
@@ -46,6 +46,7 @@ class Launch:
     spool: str
     sys_path: tuple[str, ...]
     ready: int
+    """Where the first engine says that it is ready; -1 for the later ones."""
     lifetime: int
     stderr: int
     stdout: int
@@ -102,8 +103,10 @@ def _guard(launch: Launch) -> None:
         pid = os.fork()
         if pid == 0:
             _be_engine(engine.main, launch)
-        if starts == 1:
+        if launch.ready >= 0:
             os.close(launch.ready)
+            # Its number is free now: a later engine's log file may get it.
+            launch = replace(launch, ready=-1)
         if _wait_for(pid):
             return
         if time.monotonic() - begun >= _STEADY_S:
