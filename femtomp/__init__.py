@@ -151,6 +151,9 @@ def start_server(
         `linger_s` : float
             How long the supervisor stays when no process is left to serve and a sink
             still refuses; 30 seconds.
+        `grace_s` : float
+            How long the supervisor serves processes that live on after it got SIGTERM
+            or SIGINT; 10 seconds.
 
     Returns
     -------

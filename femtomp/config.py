@@ -294,6 +294,7 @@ class ServerOptions(TypedDict, total=False):
     """Keyword options of `start_server`, beside its named parameters."""
 
     linger_s: float
+    grace_s: float
 
 
 @dataclass(frozen=True)
@@ -306,6 +307,8 @@ class ServerConfig:
     level: int = logging.INFO
     # How long the supervisor stays when no member is left and a sink still refuses.
     linger_s: float = 30.0
+    # How long it still serves its members after a SIGTERM or SIGINT; they get one too.
+    grace_s: float = 10.0
 
 
 OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {

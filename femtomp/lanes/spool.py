@@ -9,6 +9,7 @@ link into it.
     PARENT/femtomp-NAME-UID-XXXXXXXX/    0700, owner and mode checked at every open
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
+        guardian.lock, engine.lock       held for life by the two, see `lock`
         lanes/                           one lane a process
 
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
