@@ -159,25 +159,3 @@ def test_an_exit_without_any_hook_loses_nothing(server, tmp_path):
             os.waitpid(fork(log_steadily, returned, worker, 50), 0)
     assert server.stop().drained
     assert missing_and_double(lines(tmp_path / "app.jsonl"), returned) == ([], [])
-
-
-RESTARTED = """
-import femtomp, logging, os, signal, sys
-paths = [f"{sys.argv[1]}/{number}" for number in range(6)]
-with femtomp.start_server([femtomp.FileSink(path) for path in paths]) as server:
-    engine = server._spool.control()[2]
-    os.kill(engine, signal.SIGKILL)
-    while server._spool.control()[2] == engine:
-        signal.sigtimedwait((), 0.01)
-    femtomp.worker_init()
-    logging.info("after")
-"""
-
-
-def test_a_restarted_engine_writes_nothing_of_its_own(tmp_path):
-    """A later engine tells nobody that it is ready: its descriptors are others' now."""
-    # In a process of its own: there the start-up pipe has a number that a file gets.
-    command = [sys.executable, "-c", RESTARTED, str(tmp_path)]
-    subprocess.run(command, check=True, timeout=60)
-    for number in range(6):
-        assert [r["body"] for r in lines(tmp_path / f"{number}")] == ["after"]
