@@ -1,4 +1,4 @@
-"""Options of sinks and server: frozen values, checked at construction, in the master.
+"""Options of sinks: frozen values, checked at construction, in the master.
 
 In: keyword arguments, strings of the sink grammar, environment variables. Out: frozen
 dataclasses that the supervisor's configuration pipe carries. Nothing here opens
@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
 
@@ -28,8 +28,6 @@ FORMATS: Final = ("auto", "text", "json")
 FILE_FORMATS: Final = ("json", "text")
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
-# The last one means "leave it as it is" to chown(2).
-_MAX_ID: Final = (1 << 32) - 1
 JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
 
 
@@ -292,58 +290,6 @@ def _named(sinks: list[SinkOptions]) -> tuple[SinkOptions, ...]:
     return tuple(result)
 
 
-class ServerOptions(TypedDict, total=False):
-    """Keyword options of `start_server`, beside its named parameters."""
-
-    linger_s: float
-    worker_uid: int | None
-    worker_gid: int | None
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """Everything the supervisor is told, over its stdin."""
-
-    name: str
-    sinks: tuple[SinkOptions, ...]
-    resource: Mapping[str, object] = field(default_factory=dict)
-    level: int = logging.INFO
-    # How long it stays when no member is left and a sink still refuses.
-    linger_s: float = 30.0
-    # Whom workers become that root starts.
-    worker_uid: int | None = None
-    worker_gid: int | None = None
-
-
-OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
-    "name",
-    "sinks",
-    "resource",
-    "level",
-}
-
-
-def check_options(options: Mapping[str, object]) -> None:
-    """Refuse an option that does not exist or cannot be used, by its name.
-
-    Raises
-    ------
-    ConfigError
-        Naming the option and what is allowed.
-    """
-    for key, value in options.items():
-        if key not in OPTION_NAMES:
-            allowed = ", ".join(sorted(OPTION_NAMES))
-            msg = f"unknown option {key!r}; the options are: {allowed}"
-            raise ConfigError(msg)
-        if key in ("worker_uid", "worker_gid"):
-            _id(key, value)
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            msg = f"{key} must be a number of seconds, 0 or more, not {value!r}"
-            raise ConfigError(msg)
-
-
 def level_number(level: object) -> int:
     """Turn a level (number or name, any case) into its number.
 
@@ -369,12 +315,6 @@ def level_number(level: object) -> int:
     names = ", ".join(logging.getLevelNamesMapping())
     msg = f"unknown level {level!r}: use a number or one of {names}"
     raise ConfigError(msg)
-
-
-def _id(option: str, value: object) -> None:
-    if value is not None and (type(value) is not int or not 0 <= value < _MAX_ID):
-        msg = f"{option} must be a number, as `id` shows it, not {value!r}"
-        raise ConfigError(msg)
 
 
 def _shown(address: str | None) -> str | None:

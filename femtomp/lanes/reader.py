@@ -11,7 +11,6 @@ owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import threading
@@ -23,6 +22,7 @@ from femtomp.codec.frame import Frame, Tail
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Position
+from femtomp.lanes.lock import is_unlocked
 from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
 from femtomp.lanes.writer import owned
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = 256 * 1024
 # How long a bad frame in a live lane is read again before it is stepped over.
 BAD_FRAME_GRACE_S: Final = 0.1
-_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 # Enough for the largest frame there is, wherever in a chunk it begins.
 _MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
 
@@ -140,9 +139,7 @@ class Lane:
 
     def is_orphaned(self) -> bool:
         """Tell whether nobody holds the lane's lock: its owner died, or lost it."""
-        ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        answer = fcntl.fcntl(self.own, fcntl.F_GETLK, ask)
-        return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
+        return is_unlocked(self.own)
 
     def retire(self) -> None:
         """Tell the writer, which looks after each append, that nobody will read on."""

@@ -9,6 +9,7 @@ link into it.
     PARENT/femtomp-NAME-UID-XXXXXXXX/    0700, owner and mode checked at every open
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
+        guardian.lock, engine.lock       held for life by the two, see `lock`
         lanes/                           0700, one lane a process
 
     Of workers with another uid only `lanes/` is, and all in it but cursors; above it is

@@ -24,8 +24,8 @@ from femtomp.lanes.spool import GUARDIAN
 from femtomp.supervisor.guardian import Launch
 
 if TYPE_CHECKING:
-    from femtomp.config import ServerConfig
     from femtomp.lanes.spool import Spool
+    from femtomp.options import ServerConfig
 
 START_TIMEOUT_S: Final = 10.0
 _MAX_MESSAGE_BYTES: Final = 65536

@@ -196,7 +196,10 @@ class Poller:
         return grew
 
     def has_living(self) -> bool:
-        """Tell whether any lane still has an owner."""
+        """Tell whether any lane still has an owner, by asking now."""
+        for member in list(self.members.values()):
+            if not member.lane.ended:
+                self._ask_if_alive(member)
         return any(
             not member.lane.ended or is_alive(member.identity)
             for member in self.members.values()

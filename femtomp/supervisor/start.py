@@ -15,19 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from femtomp.config import (
-    OTLPSink,
-    ServerConfig,
-    ServerOptions,
-    SinkOptions,
-    check_options,
-    level_number,
-    resolve_sinks,
-)
+from femtomp.config import OTLPSink, SinkOptions, level_number, resolve_sinks
 from femtomp.errors import AlreadyStartedError, ConfigError, SpoolError
 from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.spool import STATE, Spool, State
+from femtomp.options import ServerConfig, ServerOptions, check_options
 from femtomp.supervisor.launch import launch
 from femtomp.supervisor.process import Server
 
