@@ -79,7 +79,8 @@ def company(request):
         while not done.is_set():
             signal.raise_signal(signal.SIGALRM)
 
-    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    # Not SIG_IGN: of a signal that is still to be handled Python would complain.
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     thread = threading.Thread(target=send)
