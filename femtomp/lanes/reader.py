@@ -12,7 +12,6 @@ owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import threading
 import time
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Whole chunks: one system call for some hundreds of records.
 CHUNK_BYTES: Final = 256 * 1024
 # How long a bad frame in a live lane is read again before it is stepped over.
@@ -99,6 +97,13 @@ class Lane:
         self.epoch: Final = epoch
         self._bytes = bytes.fromhex(epoch)
         self._directory = directory
+        # `lanes/` belongs to the workers: what they wrote is looked through first where
+        # they are not who reads it.
+        workers = os.fstat(directory).st_uid
+        self._owners: Final = (os.geteuid(), workers)
+        self._hostile: Final = workers != os.geteuid()
+        self.refused = ""
+        """Why a file of the lane was left alone, if one was."""
         self._seed = frame.seed(self._bytes)
         self._files: dict[int, tuple[int, int | None]] = {}
         self._lock = threading.Lock()
@@ -203,14 +208,12 @@ class Lane:
             os.close(descriptor)
             raise
 
-    def _open(self, name: str, flags: int = 0) -> int:
-        descriptor = seg.high(os.open(name, _READ | flags, dir_fd=self._directory))
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            os.close(descriptor)
-            msg = f"{name} is not a regular file with one name"
-            raise CodecError(msg)
-        return descriptor
+    def _open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        try:
+            return seg.open_regular(self._directory, name, flags, owners=self._owners)
+        except CodecError as exc:
+            self.refused = str(exc)
+            raise
 
     def close(self, below: int | None = None) -> None:
         """Close the files: all, or those of segments below a number."""
@@ -301,7 +304,7 @@ class Lane:
         found = self._frames(number, offset)
         if found is None:
             return None
-        fields = wire.decode_chunk(found.data, found.frames)
+        fields = wire.decode_chunk(found.data, found.frames, hostile=self._hostile)
         return Chunk(number, found.frames, fields, found.after, found.corrupt, offset)
 
     def _frames(self, number: int, offset: int) -> _Found | None:

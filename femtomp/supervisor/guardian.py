@@ -15,17 +15,18 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import FemtompError
 from femtomp.lanes.lock import GUARDIAN_LOCK, Lock
 from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, STATE, Spool, State
+from femtomp.sinks.secrets import masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from femtomp.config import ServerConfig
+    from femtomp.options import ServerConfig
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS: Final = (*STOP_SIGNALS, signal.SIGCHLD)
@@ -51,6 +52,7 @@ class Launch:
     config: ServerConfig
     spool: str
     sys_path: tuple[str, ...]
+    environ: dict[str, str] = field(repr=False)
     ready: int
     """Where to say once whether all is well; -1 when that was done."""
     lifetime: int
@@ -69,6 +71,7 @@ def main() -> None:
     os.close(null)
     os.dup2(launch.stderr, 2)
     sys.path[:] = list(launch.sys_path)
+    os.environ.update(launch.environ)
     try:
         _guard(launch)
     finally:
@@ -161,7 +164,7 @@ def report(ready: int, problem: Exception | None) -> None:
     if ready < 0:
         return  # a restarted engine: the master was told before
     name = type(problem).__name__ if isinstance(problem, FemtompError) else "StartError"
-    message = {} if problem is None else {"error": name, "text": str(problem)}
+    message = {} if problem is None else {"error": name, "text": masked(str(problem))}
     try:
         os.write(ready, json.dumps(message).encode() + b"\n")
         os.close(ready)

@@ -142,6 +142,8 @@ class Poller:
                     self._free_segments(member, pull)
             except OSError as exc:
                 note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
+            if member.lane.refused:
+                note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
 
     def _ask_if_alive(self, member: Member) -> None:
         if member.lane.is_orphaned():

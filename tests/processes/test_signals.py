@@ -205,7 +205,7 @@ def test_a_second_supervisor_of_a_spool_is_refused(tmp_path):
     """Who serves a spool keeps it: another supervisor fails to start, and says why."""
     path = tmp_path / "a"
     with femtomp.start_server(femtomp.FileSink(path), spool_parent=tmp_path) as server:
-        config = femtomp.config.ServerConfig(
+        config = femtomp.options.ServerConfig(
             name="shop",
             sinks=femtomp.config.resolve_sinks(femtomp.FileSink(path), {}),
         )
