@@ -1,4 +1,4 @@
-"""Options of sinks and server: frozen values, checked at construction, in the master.
+"""Options of sinks: frozen values, checked at construction, in the master.
 
 In: keyword arguments, strings of the sink grammar, environment variables. Out: frozen
 dataclasses that the supervisor's configuration pipe carries. Nothing here opens
@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
 
@@ -61,8 +61,8 @@ class ConsoleSink:
 
     def __post_init__(self) -> None:
         """Check every option."""
-        _one_of("ConsoleSink", "stream", self.stream, STREAMS)
-        _one_of("ConsoleSink", "format", self.format, FORMATS)
+        one_of("ConsoleSink", "stream", self.stream, STREAMS)
+        one_of("ConsoleSink", "format", self.format, FORMATS)
         _set(self, "level", level_number(self.level))
 
 
@@ -94,7 +94,7 @@ class FileSink:
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
-        _one_of("FileSink", "format", self.format, FILE_FORMATS)
+        one_of("FileSink", "format", self.format, FILE_FORMATS)
         try:
             path = Path(self.path).expanduser().absolute()
         except TypeError as exc:
@@ -171,16 +171,16 @@ class OTLPSink:
         if self.endpoint is not None:
             _text("OTLPSink", "endpoint", self.endpoint)
         if self.protocol is not None:
-            _one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
+            one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
         if self.headers is not None:
             _set(self, "headers", dict(self.headers))
         _set(self, "level", level_number(self.level))
 
     def __repr__(self) -> str:
-        """Show everything but the values of headers."""
+        """Show everything but the values of headers and the endpoint's credentials."""
         headers = self.headers and dict.fromkeys(self.headers, "***")
         return (
-            f"OTLPSink(endpoint={self.endpoint!r}, protocol={self.protocol!r}, "
+            f"OTLPSink(endpoint={_shown(self.endpoint)!r}, protocol={self.protocol!r}, "
             f"headers={headers!r})"
         )
 
@@ -226,9 +226,8 @@ def parse_sink(text: str) -> SinkOptions:
         return JournaldSink(argument or JOURNALD_SOCKET)
     if kind == "otlp":
         return OTLPSink(argument or None)
-    msg = (
-        f"unknown sink {text!r}: use console, console:json, file:PATH, journald or otlp"
-    )
+    known = "console, console:json, file:PATH, journald or otlp"
+    msg = f"unknown sink {_shown(text)!r}: use {known}"
     raise ConfigError(msg)
 
 
@@ -266,7 +265,8 @@ def resolve_sinks(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOption
 def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:
     sink = parse_sink(item) if isinstance(item, str) else item
     if not isinstance(sink, SINK_TYPES):
-        msg = f"not a sink: {item!r}; use a string such as 'console', or FileSink(...)"
+        what = "a dict" if isinstance(item, dict) else repr(item)  # with headers
+        msg = f"not a sink: {what}; use a string such as 'console', or FileSink(...)"
         raise ConfigError(msg)
     console_format = environ.get("FEMTOMP_CONSOLE_FORMAT")
     if isinstance(sink, ConsoleSink) and sink.format == "auto" and console_format:
@@ -288,80 +288,6 @@ def _named(sinks: list[SinkOptions]) -> tuple[SinkOptions, ...]:
         taken.add(name)
         result.append(replace(sink, name=name))
     return tuple(result)
-
-
-Overflow: TypeAlias = Literal["drop_old", "drop_new", "block"]
-OVERFLOWS: Final = ("drop_old", "drop_new", "block")
-
-
-class ServerOptions(TypedDict, total=False):
-    """Keyword options of `start_server`, beside its named parameters."""
-
-    linger_s: float
-    spool_quota_bytes: int
-    lane_quota_bytes: int
-    overflow: Overflow
-    block_s: float
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """Everything the supervisor is told, over its stdin."""
-
-    name: str
-    sinks: tuple[SinkOptions, ...]
-    resource: Mapping[str, object] = field(default_factory=dict)
-    level: int = logging.INFO
-    # How long the supervisor stays when no member is left and a sink still refuses.
-    linger_s: float = 30.0
-    # What all lanes may take, and one of them; 0: no limit. See `with_quotas`.
-    spool_quota_bytes: int = 0
-    lane_quota_bytes: int = 0
-    overflow: Overflow = "drop_old"
-    # How long a log call waits for room where overflow is "block".
-    block_s: float = 1.0
-
-
-OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
-    "name",
-    "sinks",
-    "resource",
-    "level",
-}
-
-
-# A few segments must fit, or each record makes its own file.
-_LEAST_BYTES: Final = {
-    "spool_quota_bytes": 1024 * 1024,
-    "lane_quota_bytes": 256 * 1024,
-}
-
-
-def check_options(options: Mapping[str, object]) -> None:
-    """Refuse an option that does not exist or cannot be used, by its name.
-
-    Raises
-    ------
-    ConfigError
-        Naming the option and what is allowed.
-    """
-    for key, value in options.items():
-        if key not in OPTION_NAMES:
-            allowed = ", ".join(sorted(OPTION_NAMES))
-            msg = f"unknown option {key!r}; the options are: {allowed}"
-            raise ConfigError(msg)
-        if key == "overflow":
-            _one_of("start_server", key, value, OVERFLOWS)
-            continue
-        kinds = (int,) if key.endswith("_bytes") else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
-            unit = "bytes" if key.endswith("_bytes") else "seconds"
-            msg = f"{key} must be a number of {unit}, 0 or more, not {value!r}"
-            raise ConfigError(msg)
-        least = _LEAST_BYTES.get(key, 0)
-        if value < least:
-            msg = f"{key} must be {least} bytes at least, not {value!r}"
-            raise ConfigError(msg)
 
 
 def level_number(level: object) -> int:
@@ -391,7 +317,14 @@ def level_number(level: object) -> int:
     raise ConfigError(msg)
 
 
-def _one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
+def _shown(address: str | None) -> str | None:
+    scheme, slashes, rest = (address or "").rpartition("//")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{slashes}***@{host}" if at else address
+
+
+def one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not allowed, by the option's name."""
     if value not in allowed:
         msg = f"{owner}: {option} must be one of {', '.join(allowed)}, not {value!r}"
         raise ConfigError(msg)

@@ -39,16 +39,14 @@ class AppendingWriter(LaneWriter):
     """Append by `write`."""
 
     def _open_first(self, size: int) -> None:
-        self.append = self._bind_append(self._create_segment(), size)
+        self._make_segment(size, size)
+        self.append = self._bind_append(self._known["segment"][0], size)
 
-    def _create_segment(self) -> int:
-        """Make the next segment. A number is used once, even if that fails half-way."""
-        self._number = number = self._number + 1
+    def _create_segment(self, number: int, size: int) -> None:  # noqa: ARG002 - it grows
         header = pack_segment_header(self.epoch_bytes, number, WRITER_WRITE)
         name = segment_name(self.epoch, number)
         descriptor = create(self._directory, name, header)
         self._set_segment(name, known_as(descriptor))
-        return descriptor
 
     def _bind_append(self, descriptor: int, size: int) -> Callable[[bytes], bool]:
         """Make `append`, the hot path: locals for attributes save 0.4 us a call."""
@@ -58,13 +56,14 @@ class AppendingWriter(LaneWriter):
         end = FRAMES_AT
         busy = False
 
-        def roll(wanted: int) -> None:
+        def roll(wanted: int, least: int) -> None:
             # Nothing fits until this has succeeded: after an error, or an exception
             # thrown in, the next append comes here again, never writes behind a reader.
             nonlocal descriptor, end, size
             full, size = self._known["segment"], 0
-            descriptor = self._create_segment()
-            end, size = FRAMES_AT, wanted
+            made = self._make_segment(wanted, least)
+            descriptor = self._known["segment"][0]
+            end, size = FRAMES_AT, made
             close_known(full)
 
         def append(payload: bytes) -> bool:
@@ -80,11 +79,10 @@ class AppendingWriter(LaneWriter):
                     words[STARTED] = sequence + 1
                     data = encode(payload, sequence, lane_seed)
                     if end + len(data) > size:
-                        wanted = self.room(FRAMES_AT + len(data), payload)
-                        if not wanted:
-                            return False
                         try:
-                            undisturbed(roll, wanted)
+                            # The wait for room, if there is one, can be disturbed.
+                            least = FRAMES_AT + len(data)
+                            undisturbed(roll, self.room(least, payload), least)
                         except OSError as exc:
                             return self.failed(exc, payload)
                     try:

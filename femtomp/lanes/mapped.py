@@ -17,7 +17,6 @@ a page that a full tmpfs cannot give would be SIGBUS. The mapping survives
 
 from __future__ import annotations
 
-import mmap
 import os
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
@@ -37,6 +36,7 @@ from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.writer import LaneLostError, LaneWriter, map_file, unmap
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
 _COMMIT: Final = COMMIT_AT // 8
@@ -48,11 +48,10 @@ class MappedWriter(LaneWriter):
     def _open_first(self, size: int) -> None:
         self._segment: mmap.mmap
         self._commit: memoryview
-        self.append = self._bind_append(*self._create_segment(size))
+        self._make_segment(size, size)
+        self.append = self._bind_append(self._segment, self._commit, size)
 
-    def _create_segment(self, size: int) -> tuple[mmap.mmap, memoryview, int]:
-        """Make the next segment. A number is used once, even if that fails half-way."""
-        self._number = number = self._number + 1
+    def _create_segment(self, number: int, size: int) -> None:
         header = pack_segment_header(self.epoch_bytes, number, WRITER_MMAP)
         name = segment_name(self.epoch, number)
         made: list[mmap.mmap] = []
@@ -66,7 +65,6 @@ class MappedWriter(LaneWriter):
         self._commit = memoryview(self._segment).cast("Q")
         # No descriptor to close, but the file that `check` and `unmap` mean.
         self._set_segment(name, (-1, status.st_dev, status.st_ino))
-        return self._segment, self._commit, size
 
     def forget(self) -> None:
         """Unmap the parent's segment in a forked child: it would be pinned for life."""
@@ -82,12 +80,13 @@ class MappedWriter(LaneWriter):
         pack_into, cover = frame.HEADER.pack_into, frame.COVERED.pack
         busy = False
 
-        def roll(wanted: int) -> None:
+        def roll(wanted: int, least: int) -> None:
             # Nothing fits until this has succeeded: after an error, or an exception
             # thrown in, the next append comes here again, never writes behind a reader.
             nonlocal segment, commit, size
             full, known, size = (segment, commit), self._known["segment"], 0
-            segment, commit, size = self._create_segment(wanted)
+            made = self._make_segment(wanted, least)
+            segment, commit, size = self._segment, self._commit, made
             unmap(*full, *known[1:])
 
         def append(payload: bytes) -> bool:
@@ -105,11 +104,10 @@ class MappedWriter(LaneWriter):
                     end = commit[_COMMIT]
                     behind = (end + length + 23) & -8
                     if behind > size:
-                        wanted = self.room(FRAMES_AT + behind - end, payload)
-                        if not wanted:
-                            return False
                         try:
-                            undisturbed(roll, wanted)
+                            # The wait for room, if there is one, can be disturbed.
+                            least = FRAMES_AT + behind - end
+                            undisturbed(roll, self.room(least, payload), least)
                         except OSError as exc:
                             return self.failed(exc, payload)
                         end = FRAMES_AT

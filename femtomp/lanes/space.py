@@ -35,8 +35,7 @@ _WORDS: Final = struct.Struct("<7Q")
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 # Below, a spool holds no more than a few lanes' first files.
-LEAST_QUOTA_BYTES: Final = 1024 * 1024
-LEAST_LANE_QUOTA_BYTES: Final = 256 * 1024
+_LEAST_QUOTA_BYTES: Final = 1024 * 1024
 _MOST_QUOTA_BYTES: Final = 1024 * 1024 * 1024
 # The last eighth is for records of ERROR and above.
 _RESERVED: Final = 8
@@ -130,14 +129,14 @@ def publish(directory: int, space: Space) -> None:
 
 
 def add_used(directory: int, more: int) -> None:
-    """Add what this process is about to take to the tally."""
+    """Add what this process is about to take to the tally, or failed to take."""
     try:
         descriptor = os.open(NAME, os.O_RDWR | _FLAGS, dir_fd=directory)
     except OSError:
         return  # no limits: nobody asks
     try:
         used = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-        os.pwrite(descriptor, struct.pack("<Q", used + more), 0)
+        os.pwrite(descriptor, struct.pack("<Q", max(0, used + more)), 0)
     finally:
         os.close(descriptor)
 
@@ -186,7 +185,7 @@ def default_quota(parent: Path, *, in_memory: bool) -> int:
     quota = min(_MOST_QUOTA_BYTES, status.f_bavail * status.f_frsize // 2)
     if in_memory:
         quota = min(quota, _memory_limit() // 10)
-    return max(LEAST_QUOTA_BYTES, quota)
+    return max(_LEAST_QUOTA_BYTES, quota)
 
 
 def _memory_limit() -> int:

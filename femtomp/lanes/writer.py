@@ -83,6 +83,13 @@ class LaneLostError(Exception):
     """The lane cannot be used any more; the caller opens another one."""
 
 
+class QuotaReachedError(OSError):
+    """The spool's limit, or the lane's, leaves no room for another file."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EDQUOT, "the spool's quota is reached")
+
+
 class LaneWriter:
     """Own a new lane of a spool; a subclass fills its segments.
 
@@ -99,7 +106,7 @@ class LaneWriter:
     Raises
     ------
     OSError
-        If the lane's files cannot be made: EDQUOT where the spool's quota is reached.
+        If the lane's files cannot be made; QuotaReachedError where there is no room.
     """
 
     append: Callable[[bytes], bool]
@@ -113,7 +120,7 @@ class LaneWriter:
         self._directory = directory
         # Sizes of the segments that were made, until they are seen to be freed.
         self._taken: dict[int, int] = {}
-        self._size = FIRST_BYTES
+        self._size = 0
         first_bytes = self._take_first(important=important)
         content = pack_own(self.epoch_bytes, identity)
         own = create(directory, f"{self.epoch}.own", content, lock=True)
@@ -137,16 +144,43 @@ class LaneWriter:
 
     def _take_first(self, *, important: bool) -> int:
         space = read_space(self._directory)
-        size = self._taken[0] = space.segment_bytes(FIRST_BYTES)
+        size = space.segment_bytes(FIRST_BYTES)
         taken = OWN_BYTES + SIDE_STEP_BYTES + size
         if not space.has_room(taken, 0, important=important):
-            raise OSError(errno.EDQUOT, "the spool's quota is reached")
+            raise QuotaReachedError
         add_used(self._directory, taken)
         return size
 
     def _open_first(self, size: int) -> None:
         """Make the first segment, and `append`."""
         raise NotImplementedError
+
+    def _create_segment(self, number: int, size: int) -> None:
+        """Make a segment's file and call `_set_segment`."""
+        raise NotImplementedError
+
+    def _make_segment(self, wanted: int, least: int) -> int:
+        """Make the next segment, or a smaller one where the disk has no more room.
+
+        A number is used once, even if that fails half-way. Room for `wanted` bytes was
+        taken before.
+        """
+        while True:
+            self._number = number = self._number + 1
+            try:
+                self._create_segment(number, wanted)
+            except OSError as exc:
+                smaller = whole_pages(max(least, wanted // 8))
+                if exc.errno not in _NO_SPACE or smaller >= wanted:
+                    add_used(self._directory, -wanted)
+                    self._size = FIRST_BYTES // 2
+                    raise
+                add_used(self._directory, smaller - wanted)
+                wanted = smaller
+            else:
+                self._taken[number] = wanted
+                self._size = min(wanted, SEGMENT_BYTES)
+                return wanted
 
     def _set_segment(self, name: str, known: tuple[int, int, int]) -> None:
         self._known["segment"] = known
@@ -183,7 +217,9 @@ class LaneWriter:
     def room(self, least: int, payload: bytes) -> int:
         """Take room for the next segment, `least` bytes or more; return its size.
 
-        0: a quota is reached, and the record was counted as dropped.
+        Raises
+        ------
+        QuotaReachedError
         """
         wish = min(SEGMENT_BYTES, self._size * 2)
         important = level_of(payload) >= ERROR
@@ -193,8 +229,6 @@ class LaneWriter:
             size = whole_pages(max(least, space.segment_bytes(wish)))
             if space.has_room(size, self._held(), important=important):
                 add_used(self._directory, size)
-                self._taken[self._number + 1] = size
-                self._size = min(size, SEGMENT_BYTES)
                 return size
             now = time.monotonic_ns()
             deadline_ns = deadline_ns or now + space.block_ns
@@ -203,8 +237,7 @@ class LaneWriter:
                 or now >= deadline_ns
                 or not space.has_engine()
             ):
-                self.drop("quota", payload)
-                return 0
+                raise QuotaReachedError
             time.sleep(BLOCK_CHECK_S)
 
     def _held(self) -> int:
@@ -299,6 +332,9 @@ class LaneWriter:
             raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
         if exc is not None and exc.errno in _UNUSABLE:
             raise LaneLostError from exc
+        if isinstance(exc, QuotaReachedError):
+            self.drop("quota", payload)
+            return False
         if which:
             try:
                 # Take back what a full disk let through, so the lane stays readable.

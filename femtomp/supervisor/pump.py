@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
 from femtomp.sinks import Delivered, Driver, Outcome, Refused, RetryAfter
-from femtomp.supervisor.batch import merge, progress, sort_out
+from femtomp.supervisor.batch import Done, merge, progress, sort_out
 from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class Pump(threading.Thread):
 
     def _deliver(self, driver: Driver, batch: Batch) -> None:
         done = refused = 0
+        committed: Done | None = None
         while done < len(batch.records) and not self._finished:
             outcome = self._write(driver, batch.records[done:])
             counts: Mapping[str, int] = {}
@@ -150,9 +151,10 @@ class Pump(threading.Thread):
                 note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
             if isinstance(outcome, RetryAfter):
                 if outcome.accepted and done < len(batch.records):
-                    self._commit(batch, done, refused)
+                    self._commit(batch, Done(done, refused), committed)
+                    committed = Done(done, refused)
                 self._wait(outcome)
-        self._commit(batch, done, refused)
+        self._commit(batch, Done(done, refused), committed)
 
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
         """Write, and find the one record that breaks the driver, if one does."""
@@ -184,8 +186,8 @@ class Pump(threading.Thread):
                 )
             time.sleep(outcome.delay_s)
 
-    def _commit(self, batch: Batch, done: int, refused: int) -> None:
-        for epoch, steps in progress(batch, done, refused).items():
+    def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
+        for epoch, steps in progress(batch, done, before).items():
             member = self._members.get(epoch)
             if member is None:
                 continue

@@ -133,9 +133,9 @@ def test_drop_is_counted(lanes, kind) -> None:
     writer = lanes.open(kind)
     writer.append(b"kept")
     writer.words[seg.STARTED] += 1
-    writer.drop("size")
+    writer.drop("size", b"")
     content = lanes.content(writer)
-    assert content.dropped == {"no_space": 0, "io": 0, "size": 1, "encode": 0}
+    assert {k: n for k, n in content.dropped.items() if n} == {"size": 1}
     assert (len(content.payloads), content.started) == (1, 2)
 
 
@@ -442,7 +442,7 @@ def test_failing_write_is_counted_and_leaves_no_torn_frame(lanes, monkeypatch) -
         assert writer.append(b"dropped") is False
         assert writer.append(b"kept after %s" % str(step).encode()) is True
     content = lanes.content(writer)
-    assert content.dropped == {"no_space": 4, "io": 1, "size": 0, "encode": 0}
+    assert {k: n for k, n in content.dropped.items() if n} == {"no_space": 4, "io": 1}
     assert content.damaged == 0
     assert b"dropped" not in content.payloads.values()
     assert len(content.payloads) == 6
@@ -524,7 +524,8 @@ def test_limit_on_file_sizes_is_counted_and_passes(tmp_path, kind) -> None:
         root=ROOT,
         path=str(tmp_path),
         kind=kind,
-        limit=set_limit.format(100_000),
+        # A mapped segment that does not fit is made smaller, to one page.
+        limit=set_limit.format(100_000 if kind == "write" else 4000),
         relief=set_limit.format("resource.RLIM_INFINITY"),
     )
     done = subprocess.run(
