@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from femtomp.codec import frame
+from femtomp.lanes.mapping import map_file, unmap
 from femtomp.lanes.segment import (
     COMMIT_AT,
     FRAMES_AT,
@@ -33,7 +34,7 @@ from femtomp.lanes.segment import (
     segment_name,
 )
 from femtomp.lanes.signals import undisturbed
-from femtomp.lanes.writer import LaneLostError, LaneWriter, map_file, unmap
+from femtomp.lanes.writer import LaneLostError, LaneWriter
 
 if TYPE_CHECKING:
     import mmap

@@ -301,10 +301,7 @@ class Lane:
         return total
 
     def count_segment(self, position: Position) -> tuple[int, int]:
-        """Return how many frames lie behind a position in its closed segment.
-
-        And how many damaged places lie between them.
-        """
+        """Return how many frames, and damaged places, lie behind one in a segment."""
         total = damaged = 0
         while (found := self._frames(position.segment, position.offset)) is not None:
             total += len(found.frames)

@@ -279,7 +279,7 @@ def create(
         flags |= os.O_APPEND
     descriptor = high(os.open(temporary, flags, 0o600, dir_fd=directory))
     try:
-        _give_to_workers(descriptor, directory)
+        give_to_workers(descriptor, directory)
         if size:
             # Space first: a store to a page that a full tmpfs cannot give is SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
@@ -296,7 +296,7 @@ def create(
     return descriptor
 
 
-def _give_to_workers(descriptor: int, directory: int) -> None:
+def give_to_workers(descriptor: int, directory: int) -> None:
     """Give what root makes to those whose directory it is in.
 
     gunicorn's workers log before they drop their privileges, and need the lane after.

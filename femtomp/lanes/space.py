@@ -7,21 +7,32 @@ dead or stopped: then nobody gives room back, and new records are dropped and co
 
 ::
 
-    u64 words: used | quota | lane_quota | overflow | block_ns | engine pid | its start
+    u64 words: used | asked_ns | quota | lane_quota | overflow | block_ns
+             | engine pid | its start
 
 `used` is a tally, not a lock: two writers that add at once may lose one addition, and
 the engine writes what is true twice a second. It is off by a few files at most.
+`asked_ns` is the monotonic time when a writer last found no room: an engine that makes
+room does so when it is asked, as a sink that lags may still catch up.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from femtomp.errors import CodecError
 from femtomp.lanes.liveness import start_ticks
-from femtomp.lanes.segment import DROP_LEVELS, PAGE_BYTES, level_class
+from femtomp.lanes.segment import (
+    DROP_LEVELS,
+    PAGE_BYTES,
+    give_to_workers,
+    level_class,
+    open_regular,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,12 +42,15 @@ NAME: Final = "space"
 # is atomic, so the file's size is their number, whoever was killed.
 _UNKEPT: Final = "unkept"
 _MOST_UNKEPT_BYTES: Final = 1024 * 1024
-_WORDS: Final = struct.Struct("<7Q")
-_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WORDS: Final = struct.Struct("<8Q")
+# Of these words writers write the first two.
+_WRITERS: Final = struct.Struct("<2Q")
 
 # Below, a spool holds no more than a few lanes' first files.
 _LEAST_QUOTA_BYTES: Final = 1024 * 1024
 _MOST_QUOTA_BYTES: Final = 1024 * 1024 * 1024
+# A writer that waits, or drops, asks again and again.
+_ASKED_NS: Final = 200_000_000
 # The last eighth is for records of ERROR and above.
 _RESERVED: Final = 8
 # A lane has that many segments at least before it is full: the oldest can be given up.
@@ -55,6 +69,7 @@ class Space(NamedTuple):
     """The words of `lanes/space`; a quota of 0 is none."""
 
     used: int = 0
+    asked_ns: int = 0
     quota: int = 0
     lane_quota: int = 0
     overflow: int = Overflow.DROP_OLD
@@ -73,6 +88,10 @@ class Space(NamedTuple):
         if not self.quota:
             return wish
         return max(4 * PAGE_BYTES, min(wish, self.lane_quota // _SEGMENTS_A_LANE))
+
+    def is_asked(self) -> bool:
+        """Tell whether a writer found no room a moment ago."""
+        return time.monotonic_ns() - self.asked_ns < _ASKED_NS
 
     def has_room(self, more: int, held: int, *, important: bool) -> bool:
         """Tell whether a lane that holds `held` bytes may take `more`."""
@@ -102,9 +121,9 @@ def whole_pages(size: int) -> int:
 def read_space(directory: int) -> Space:
     """Read the words; where there is no such file, there are no limits."""
     try:
-        descriptor = os.open(NAME, os.O_RDONLY | _FLAGS, dir_fd=directory)
-    except OSError:
-        return Space()
+        descriptor = _open(directory, NAME)
+    except (OSError, CodecError):
+        return NO_LIMITS
     try:
         content = os.pread(descriptor, _WORDS.size, 0)
     finally:
@@ -113,17 +132,24 @@ def read_space(directory: int) -> Space:
 
 
 def publish(directory: int, space: Space) -> None:
-    """Write all words: the engine's part.
+    """Write all words but `asked_ns`: the engine's part.
 
     Raises
     ------
     OSError
         If the spool is gone.
     """
-    flags = os.O_WRONLY | os.O_CREAT | _FLAGS
-    descriptor = os.open(NAME, flags, 0o600, dir_fd=directory)
+    flags = os.O_WRONLY | os.O_CREAT
     try:
-        os.pwrite(descriptor, _WORDS.pack(*space), 0)
+        descriptor = _open(directory, NAME, flags)
+    except CodecError:
+        os.unlink(NAME, dir_fd=directory)  # a trap: the limits are the engine's to say
+        descriptor = _open(directory, NAME, flags | os.O_EXCL)
+    try:
+        give_to_workers(descriptor, directory)
+        words = _WORDS.pack(*space)
+        os.pwrite(descriptor, words[_WRITERS.size :], _WRITERS.size)
+        os.pwrite(descriptor, words[:8], 0)
     finally:
         os.close(descriptor)
 
@@ -131,12 +157,24 @@ def publish(directory: int, space: Space) -> None:
 def add_used(directory: int, more: int) -> None:
     """Add what this process is about to take to the tally, or failed to take."""
     try:
-        descriptor = os.open(NAME, os.O_RDWR | _FLAGS, dir_fd=directory)
-    except OSError:
+        descriptor = _open(directory, NAME, os.O_RDWR)
+    except (OSError, CodecError):
         return  # no limits: nobody asks
     try:
         used = int.from_bytes(os.pread(descriptor, 8, 0), "little")
         os.pwrite(descriptor, struct.pack("<Q", max(0, used + more)), 0)
+    finally:
+        os.close(descriptor)
+
+
+def ask_for_room(directory: int) -> None:
+    """Say that this process finds no room now."""
+    try:
+        descriptor = _open(directory, NAME, os.O_RDWR)
+    except (OSError, CodecError):
+        return
+    try:
+        os.pwrite(descriptor, struct.pack("<Q", time.monotonic_ns()), 8)
     finally:
         os.close(descriptor)
 
@@ -151,7 +189,8 @@ def count_unkept(lanes: str, levelno: int) -> None:
     levelno : int
         The record's.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(f"{lanes}/{_UNKEPT}", flags, 0o600)
         try:
@@ -166,14 +205,19 @@ def count_unkept(lanes: str, levelno: int) -> None:
 def read_unkept(directory: int) -> dict[str, int]:
     """Return how many records came to no lane, by level."""
     try:
-        descriptor = os.open(_UNKEPT, os.O_RDONLY | _FLAGS, dir_fd=directory)
-    except OSError:
+        descriptor = _open(directory, _UNKEPT)
+    except (OSError, CodecError):
         return {}
     try:
         content = os.pread(descriptor, _MOST_UNKEPT_BYTES, 0)
     finally:
         os.close(descriptor)
     return {name: content.count(at) for at, name in enumerate(DROP_LEVELS)}
+
+
+def _open(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
+    owners = (os.geteuid(), os.fstat(directory).st_uid)
+    return open_regular(directory, name, flags, owners=owners)
 
 
 def default_quota(parent: Path, *, in_memory: bool) -> int:

@@ -20,16 +20,15 @@ from __future__ import annotations
 
 import errno
 import itertools
-import mmap
 import os
-import sys
 import threading
 import time
 from logging import ERROR
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import frame
 from femtomp.codec.wire import level_of
+from femtomp.lanes.mapping import kept_for_life, map_file, unmap
 from femtomp.lanes.segment import (
     EPOCH_BYTES,
     FRAMES_AT,
@@ -50,7 +49,13 @@ from femtomp.lanes.segment import (
     pack_segment_header,
     segment_name,
 )
-from femtomp.lanes.space import Overflow, add_used, read_space, whole_pages
+from femtomp.lanes.space import (
+    Overflow,
+    add_used,
+    ask_for_room,
+    read_space,
+    whole_pages,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,10 +67,8 @@ FIRST_BYTES: Final = 32 * 1024
 SIDE_STEP_BYTES: Final = 4096
 # Between looks of a writer that waits for room.
 BLOCK_CHECK_S: Final = 0.002
-# Before Python 3.13 a mapping holds a duplicate descriptor of its file, whose number
-# user code may close and use again: a mapping that cannot be closed safely is kept for
-# life.
-kept_for_life: Final[list[Any]] = []
+# For room that an engine makes by giving up the oldest: twice its idle interval.
+MADE_WITHIN_NS: Final = 100_000_000
 # Lanes of this process. Closing any descriptor of an `.own` drops its lock, so this
 # process must not open these again, not even to read them.
 owned: Final[dict[str, LaneWriter]] = {}
@@ -76,7 +79,6 @@ _UNUSABLE: Final = (
     errno.EBADF, errno.EPIPE, errno.ESPIPE, errno.EINVAL,
     errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM,
 )  # fmt: skip
-_TRACKS: Final = sys.version_info < (3, 13)
 
 
 class LaneLostError(Exception):
@@ -121,6 +123,8 @@ class LaneWriter:
         # Sizes of the segments that were made, until they are seen to be freed.
         self._taken: dict[int, int] = {}
         self._size = 0
+        self.is_full = False
+        """Whether the record that needed room last was dropped for want of it."""
         first_bytes = self._take_first(important=important)
         content = pack_own(self.epoch_bytes, identity)
         own = create(directory, f"{self.epoch}.own", content, lock=True)
@@ -147,6 +151,7 @@ class LaneWriter:
         size = space.segment_bytes(FIRST_BYTES)
         taken = OWN_BYTES + SIDE_STEP_BYTES + size
         if not space.has_room(taken, 0, important=important):
+            ask_for_room(self._directory)
             raise QuotaReachedError
         add_used(self._directory, taken)
         return size
@@ -226,17 +231,21 @@ class LaneWriter:
         deadline_ns = 0
         while True:
             space = read_space(self._directory)
+            patience_ns = space.block_ns
+            if space.overflow != Overflow.BLOCK:
+                # An engine that looks makes room at once. One that did not is not
+                # waited for again.
+                is_made = space.overflow == Overflow.DROP_OLD and not self.is_full
+                patience_ns = MADE_WITHIN_NS if is_made else 0
             size = whole_pages(max(least, space.segment_bytes(wish)))
             if space.has_room(size, self._held(), important=important):
                 add_used(self._directory, size)
+                self.is_full = False
                 return size
+            ask_for_room(self._directory)
             now = time.monotonic_ns()
-            deadline_ns = deadline_ns or now + space.block_ns
-            if (
-                space.overflow != Overflow.BLOCK
-                or now >= deadline_ns
-                or not space.has_engine()
-            ):
+            deadline_ns = deadline_ns or now + patience_ns
+            if now >= deadline_ns or not space.has_engine():
                 raise QuotaReachedError
             time.sleep(BLOCK_CHECK_S)
 
@@ -333,6 +342,7 @@ class LaneWriter:
         if exc is not None and exc.errno in _UNUSABLE:
             raise LaneLostError from exc
         if isinstance(exc, QuotaReachedError):
+            self.is_full = True
             self.drop("quota", payload)
             return False
         if which:
@@ -346,43 +356,6 @@ class LaneWriter:
         reason = "no_space" if exc is None or exc.errno in _NO_SPACE else "io"
         self.drop(reason, payload)
         return False
-
-
-def map_file(descriptor: int, size: int) -> mmap.mmap:
-    """Map a file for reading and writing, its pages made present at once."""
-    flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(descriptor, size, flags=flags, trackfd=False)
-    return mmap.mmap(descriptor, size, flags=flags)
-
-
-def unmap(mapping: mmap.mmap, view: memoryview | None, device: int, inode: int) -> None:
-    """Close a mapping, or keep it for life if that could close somebody's descriptor.
-
-    Before Python 3.13 the mapping's own descriptor has a number that only /proc tells.
-    """
-    if _TRACKS and not _has_descriptor(device, inode):
-        kept_for_life.append((mapping, view))
-        return
-    if view is not None:
-        view.release()
-    mapping.close()
-
-
-def _has_descriptor(device: int, inode: int) -> bool:
-    """Tell whether a file is open here under any number: then nobody took it."""
-    try:
-        numbers = os.listdir("/proc/self/fd")
-    except OSError:
-        return False
-    for number in numbers:
-        try:
-            status = os.fstat(int(number))
-        except OSError:
-            continue
-        if (status.st_dev, status.st_ino) == (device, inode):
-            return True
-    return False
 
 
 def open_writer(

@@ -77,7 +77,9 @@ class Engine:
         self._config = launch.config
         self._spool = Spool(launch.spool)
         base: dict[str, Any] = dict(self._config.resource)
-        self._poller = Poller(self._spool, base, self._wake, self._limits())
+        self._poller = Poller(
+            self._spool, base, self._wake, self._limits(), self._stalled
+        )
         self._pumps = [
             Pump(
                 str(sink.name),
@@ -110,6 +112,9 @@ class Engine:
 
         return make
 
+    def _stalled(self) -> set[str]:
+        return {pump.sink for pump in self._pumps if pump.is_stalled}
+
     def _wake(self) -> None:
         for pump in self._pumps:
             pump.wake.set()
@@ -126,6 +131,7 @@ class Engine:
             pump.built.wait()
             if pump.failure is not None:
                 return pump.failure
+        self._poller.publish_limits()  # before any writer can ask for them
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
         self._spool.set_control(STATE, State.RUNNING)

@@ -20,7 +20,7 @@ from femtomp.lanes.resource import worker_resource
 from femtomp.record import Identity, Record, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from femtomp.supervisor.batch import Step
 
@@ -70,6 +70,13 @@ class Member:
                 position = position.behind(step.number, step.after)
                 counters = counters.plus(step.counters)
             self._commit(sink, Cursor(position, counters))
+
+    def waits_only_for(self, sinks: Container[str], number: int) -> bool:
+        """Tell whether every sink but these has passed a segment."""
+        return all(
+            sink in sinks or (cursor or Cursor()).position.segment > number
+            for sink, cursor in self.cursors.cursors.items()
+        )
 
     def evict(self, number: int) -> dict[str, int]:
         """Move every sink over all segments up to a closed one; count what they miss.

@@ -66,6 +66,8 @@ class Pump(threading.Thread):
         self.wake = threading.Event()
         self.built = threading.Event()
         self._finished = False
+        self.is_stalled = False
+        """Whether the destination took nothing when it was last asked."""
         self.failure: Exception | None = None
 
     def run(self) -> None:
@@ -149,6 +151,12 @@ class Pump(threading.Thread):
             for reason, number in counts.items():
                 refused += number
                 note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
+            # A full queue that empties in a moment is not down.
+            self.is_stalled = (
+                isinstance(outcome, RetryAfter)
+                and not outcome.accepted
+                and outcome.delay_s >= SAID_DELAY_S
+            )
             if isinstance(outcome, RetryAfter):
                 if outcome.accepted and done < len(batch.records):
                     self._commit(batch, Done(done, refused), committed)

@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 import time
+from enum import Enum
 from logging import ERROR
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,7 @@ from femtomp.errors import CodecError
 from femtomp.lanes import appending, mapped  # noqa: F401
 from femtomp.lanes.segment import close_known
 from femtomp.lanes.signals import undisturbed
-from femtomp.lanes.space import count_unkept
+from femtomp.lanes.space import Overflow, count_unkept, read_space
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.worker import context, fork
@@ -43,6 +44,14 @@ _MAX_DEPTH: Final = 8
 
 def _no_lane(_: bytes) -> bool:
     raise LaneLostError
+
+
+class Sent(Enum):
+    """What became of a payload."""
+
+    KEPT = 1
+    DROPPED = 2  # by the lane, which counted it
+    NOWHERE = 3  # there is no lane: the caller should say the record elsewhere
 
 
 class Channel:
@@ -73,10 +82,9 @@ class Channel:
         self._retry_at = 0.0
         self._warned = False
 
-    def send(self, payload: bytes) -> bool:
-        """Append a payload to the lane; True when it is kept or counted in the lane.
+    def send(self, payload: bytes) -> Sent:
+        """Append a payload to the lane, and open one if need be.
 
-        False: there is no lane, and the caller should say the record elsewhere.
         Handlers call `append` themselves meanwhile; this does what is due besides.
         """
         lane = self._lane
@@ -86,27 +94,36 @@ class Channel:
                 if not self.fresh_from <= now < self.fresh_until:
                     lane.check()
                     self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
-                lane.append(payload)
+                kept = lane.append(payload)
             except LaneLostError:
                 pass
             else:
-                return True
+                return Sent.KEPT if kept else Sent.DROPPED
         return self._send_anew(payload, lane)
 
-    def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> bool:
+    def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> Sent:
         """Append to another lane: the last one was lost, or there is none yet."""
         lane = self._open_lane(lost, important=level_of(payload) >= ERROR)
         if lane is not None:
             try:
-                lane.append(payload)
+                kept = lane.append(payload)
             except LaneLostError:
                 self._lose_lane()
             else:
-                return True
+                return Sent.KEPT if kept else Sent.DROPPED
         self.dropped += 1
         if self._is_full:
             count_unkept(f"{self.path}/lanes", level_of(payload))
-        return False
+        return Sent.NOWHERE
+
+    def is_full(self) -> bool:
+        """Tell whether the last record that needed room was dropped for want of it."""
+        return self._is_full or (self._lane is not None and self._lane.is_full)
+
+    def blocks(self) -> bool:
+        """Tell whether the server wants callers to wait for room."""
+        spool = self._spool
+        return spool is not None and read_space(spool.lanes).overflow == Overflow.BLOCK
 
     def _lose_lane(self) -> None:
         self._lane = None

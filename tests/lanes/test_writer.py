@@ -20,6 +20,7 @@ from femtomp.codec import frame
 from femtomp.lanes import segment as seg
 from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Position
+from femtomp.lanes.mapping import kept_for_life
 from femtomp.lanes.writer import LaneLostError
 from femtomp.testing import check_lane
 from tests.components import require, unshare_command
@@ -658,14 +659,14 @@ def test_closing_a_lane_releases_everything(tmp_path, kind) -> None:
     lanes = Lanes(tmp_path)
     gc.collect()
     owned = set(writers.owned)
-    before = len(os.listdir("/proc/self/fd")), len(writers.kept_for_life)
+    before = len(os.listdir("/proc/self/fd")), len(kept_for_life)
     for _ in range(1000 if kind == "mmap" else 300):
         writer = lanes.open(kind)
         writer.append(b"x")
         writer.append_side(b"y")
         lanes.writers.pop().close()
     gc.collect()
-    after = len(os.listdir("/proc/self/fd")), len(writers.kept_for_life)
+    after = len(os.listdir("/proc/self/fd")), len(kept_for_life)
     lanes.close()
     assert after == before
     assert set(writers.owned) == owned
