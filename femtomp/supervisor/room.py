@@ -17,6 +17,7 @@ not cost the others their records. A segment that is still written to stays.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes import segment as seg
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 # Writers stop at seven eighths: room is made before that where it costs no delivery.
 _SHORT_AT: Final = 3, 4
+# For sinks that work, before what they have not got to is given up: half of what a
+# writer waits.
+_CATCH_UP_S: Final = 0.05
 
 
 class Room:
@@ -63,6 +67,7 @@ class Room:
         self._free = free
         self._stalled = stalled
         self._used = 0
+        self._asked_since: float | None = None
         self._held: dict[str, tuple[object, int]] = {}
 
     def measure(self) -> int:
@@ -104,7 +109,12 @@ class Room:
             return
         while self._make_way(self._near(), self._stalled()):
             pass
-        if space.is_asked():
+        now = time.monotonic()
+        if not space.is_asked():
+            self._asked_since = None
+        elif self._asked_since is None:
+            self._asked_since = now
+        elif now - self._asked_since >= _CATCH_UP_S:
             while self._make_way(self._full(), None):
                 pass
 

@@ -6,11 +6,13 @@ import logging
 import os
 import queue
 import signal
+import time
 from collections import Counter
 
 import pytest
 
 import femtomp
+from femtomp.lanes.space import read_space
 from tests.processes.harness import Attached, fork, lines, until
 
 QUOTA = 2 * 1024 * 1024
@@ -143,6 +145,9 @@ def test_a_stopped_engine_costs_records_but_no_caller(tmp_path):
         os.kill(engine, signal.SIGSTOP)
         in_a_worker(log, 20_000)
         assert taken(server) <= QUOTA
+        # Nobody asks for room any more: the request of a dropped record is old soon.
+        asked_ns = read_space(server._spool.lanes).asked_ns
+        until(lambda: time.monotonic_ns() > asked_ns + 1e9, "a second has passed")
         os.kill(engine, signal.SIGCONT)
         assert server.flush(30)
         stats = server.stats()
