@@ -43,14 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Unpack
 
-    from femtomp.config import (
-        ConsoleSink,
-        FileSink,
-        JournaldSink,
-        OTLPSink,
-        ServerOptions,
-    )
+    from femtomp.config import ConsoleSink, FileSink, JournaldSink, OTLPSink
     from femtomp.lanes.queue import Queue
+    from femtomp.options import ServerOptions
     from femtomp.supervisor.process import Server
     from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
 
@@ -151,6 +146,13 @@ def start_server(
         `linger_s` : float
             How long the supervisor stays when no process is left to serve and a sink
             still refuses; 30 seconds.
+        `worker_uid`, `worker_gid` : int
+            Whom the workers become, where root starts them and they drop its privileges
+            (gunicorn's `user` and `group`): the lanes are made theirs. The group is
+            the user's own if not given. This process's own user changes nothing.
+        `grace_s` : float
+            How long the supervisor serves processes that live on after it got SIGTERM
+            or SIGINT; 10 seconds.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Options of sinks and server: frozen values, checked at construction, in the master.
+"""Options of sinks: frozen values, checked at construction, in the master.
 
 In: keyword arguments, strings of the sink grammar, environment variables. Out: frozen
 dataclasses that the supervisor's configuration pipe carries. Nothing here opens
@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
 
@@ -177,10 +177,10 @@ class OTLPSink:
         _set(self, "level", level_number(self.level))
 
     def __repr__(self) -> str:
-        """Show everything but the values of headers."""
+        """Show everything but the values of headers and the endpoint's credentials."""
         headers = self.headers and dict.fromkeys(self.headers, "***")
         return (
-            f"OTLPSink(endpoint={self.endpoint!r}, protocol={self.protocol!r}, "
+            f"OTLPSink(endpoint={_shown(self.endpoint)!r}, protocol={self.protocol!r}, "
             f"headers={headers!r})"
         )
 
@@ -226,9 +226,8 @@ def parse_sink(text: str) -> SinkOptions:
         return JournaldSink(argument or JOURNALD_SOCKET)
     if kind == "otlp":
         return OTLPSink(argument or None)
-    msg = (
-        f"unknown sink {text!r}: use console, console:json, file:PATH, journald or otlp"
-    )
+    known = "console, console:json, file:PATH, journald or otlp"
+    msg = f"unknown sink {_shown(text)!r}: use {known}"
     raise ConfigError(msg)
 
 
@@ -266,7 +265,8 @@ def resolve_sinks(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOption
 def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:
     sink = parse_sink(item) if isinstance(item, str) else item
     if not isinstance(sink, SINK_TYPES):
-        msg = f"not a sink: {item!r}; use a string such as 'console', or FileSink(...)"
+        what = "a dict" if isinstance(item, dict) else repr(item)  # with headers
+        msg = f"not a sink: {what}; use a string such as 'console', or FileSink(...)"
         raise ConfigError(msg)
     console_format = environ.get("FEMTOMP_CONSOLE_FORMAT")
     if isinstance(sink, ConsoleSink) and sink.format == "auto" and console_format:
@@ -288,50 +288,6 @@ def _named(sinks: list[SinkOptions]) -> tuple[SinkOptions, ...]:
         taken.add(name)
         result.append(replace(sink, name=name))
     return tuple(result)
-
-
-class ServerOptions(TypedDict, total=False):
-    """Keyword options of `start_server`, beside its named parameters."""
-
-    linger_s: float
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """Everything the supervisor is told, over its stdin."""
-
-    name: str
-    sinks: tuple[SinkOptions, ...]
-    resource: Mapping[str, object] = field(default_factory=dict)
-    level: int = logging.INFO
-    # How long the supervisor stays when no member is left and a sink still refuses.
-    linger_s: float = 30.0
-
-
-OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
-    "name",
-    "sinks",
-    "resource",
-    "level",
-}
-
-
-def check_options(options: Mapping[str, object]) -> None:
-    """Refuse an option that does not exist or cannot be used, by its name.
-
-    Raises
-    ------
-    ConfigError
-        Naming the option and what is allowed.
-    """
-    for key, value in options.items():
-        if key not in OPTION_NAMES:
-            allowed = ", ".join(sorted(OPTION_NAMES))
-            msg = f"unknown option {key!r}; the options are: {allowed}"
-            raise ConfigError(msg)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            msg = f"{key} must be a number of seconds, 0 or more, not {value!r}"
-            raise ConfigError(msg)
 
 
 def level_number(level: object) -> int:
@@ -359,6 +315,12 @@ def level_number(level: object) -> int:
     names = ", ".join(logging.getLevelNamesMapping())
     msg = f"unknown level {level!r}: use a number or one of {names}"
     raise ConfigError(msg)
+
+
+def _shown(address: str | None) -> str | None:
+    scheme, slashes, rest = (address or "").rpartition("//")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{slashes}***@{host}" if at else address
 
 
 def _one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:

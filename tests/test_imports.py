@@ -54,6 +54,7 @@ ROOMS: dict[str, str] = {
     "cli": "cli",
     "codec": "codec",
     "config": "base",
+    "options": "base",
     "errors": "base",
     "integrations": "integrations",
     "lanes": "lanes",
@@ -67,7 +68,7 @@ ROOMS: dict[str, str] = {
 }
 
 # Annotations of any room may name these.
-TYPES_FOR_ALL = frozenset({"femtomp.config", "femtomp.record"})
+TYPES_FOR_ALL = frozenset({"femtomp.config", "femtomp.options", "femtomp.record"})
 
 # Whoever imports one of these does I/O, reads a clock, draws random numbers or waits.
 IMPURE = frozenset(

@@ -21,7 +21,10 @@ os.environ.setdefault("FEMTOMP_SINKS", "console:json")
 def on_starting(arbiter):
     # Kept by the arbiter: at a reload (HUP) this file is executed anew, as a new module
     # with new globals, and on_starting is not called. The server goes on meanwhile.
-    arbiter.femtomp = femtomp.start_server(name="shop")
+    # The user that workers become (`user`, `group`) owns what they log into.
+    arbiter.femtomp = femtomp.start_server(
+        name="shop", worker_uid=arbiter.cfg.uid, worker_gid=arbiter.cfg.gid
+    )
     femtomp.worker_init()  # the master logs too, at FEMTOMP_LEVEL
 
 

@@ -40,6 +40,6 @@ def from_bytes(content: bytes) -> Identity:
     """
     fields = wire.decode(content)
     if not isinstance(fields, tuple) or tuple(map(type, fields)) != _TYPES:
-        msg = f"not an identity: {fields!r}"[:200]
+        msg = f"not an identity: a {type(fields).__name__}"
         raise CodecError(msg)
     return Identity(*fields)

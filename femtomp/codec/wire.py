@@ -31,7 +31,8 @@ pickles give every str a memo number, the memo of an Unpickler outlives its `loa
 and so one Unpickler over many such pickles mixes them up without an error (5 of 6
 records, measured on 512). Here payloads are made by a Pickler with `fast = True` (no
 memo opcodes); the decoder refuses memo opcodes, checks the stream's position after each
-record, and begins anew with a fresh Unpickler after anything unexpected.
+record, and begins anew with a fresh Unpickler after anything unexpected. Bytes that
+another user may have made are looked through by `opcodes` before they are loaded.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ import io
 import pickle
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from femtomp.codec import opcodes
 from femtomp.errors import CodecError
 from femtomp.record import MAX_PAYLOAD_BYTES, Record, Scope, severity_number
 
@@ -147,7 +149,7 @@ class _Refusing(pickle.Unpickler):
         raise CodecError(msg)
 
     def persistent_load(self, pid: object) -> NoReturn:
-        msg = f"payload has a persistent id, {pid!r}: refused"
+        msg = f"payload has a persistent id, a {type(pid).__name__}: refused"
         raise CodecError(msg)
 
 
@@ -157,27 +159,14 @@ def decode(payload: bytes) -> object:
     Raises
     ------
     CodecError
-        If it is not exactly one pickle of plain types without memo opcodes.
+        If it is not exactly one pickle of plain types, each value written once.
     """
-    stream = io.BytesIO(payload)
-    unpickler = _Refusing(stream)
+    opcodes.check(payload)
     try:
-        value = unpickler.load()
-        # The proxy's copy is the only view of the memo that the C Unpickler gives.
-        memo = unpickler.memo.copy()
-        behind = stream.tell() != len(payload) or _has_more(unpickler)
-    except CodecError:
-        raise
+        return _Refusing(io.BytesIO(payload)).load()
     except _LOAD_ERRORS as exc:
         msg = f"payload cannot be decoded: {type(exc).__name__}: {exc}"
         raise CodecError(msg) from exc
-    if behind:
-        msg = "payload has bytes behind its end: refused"
-        raise CodecError(msg)
-    if memo:
-        msg = "payload uses the pickle memo: refused"
-        raise CodecError(msg)
-    return value
 
 
 def _has_more(unpickler: pickle.Unpickler) -> bool:
@@ -196,15 +185,26 @@ def _has_more(unpickler: pickle.Unpickler) -> bool:
 
 
 def decode_chunk(
-    chunk: bytes, frames: Sequence[Frame]
+    chunk: bytes, frames: Sequence[Frame], *, hostile: bool = False
 ) -> list[tuple[Any, ...] | CodecError]:
     """Load the payloads of many frames by one Unpickler; the result is `decode`'s.
+
+    Parameters
+    ----------
+    chunk : bytes
+    frames : sequence of Frame
+        Where in it the payloads are.
+    hostile : bool
+        Look at each payload's opcodes before anything is loaded. Without it, one that
+        is made to grow or to nest without end is loaded before it is refused.
 
     Returns
     -------
     list
         For each frame its tuple, or the error that says why it has none.
     """
+    if hostile and not all(_is_plain(chunk, frame) for frame in frames):
+        return [_alone(chunk[frame.start : frame.end]) for frame in frames]
     stream = io.BytesIO(chunk)
     unpickler = _Refusing(stream)
     load, seek, tell = unpickler.load, stream.seek, stream.tell
@@ -228,6 +228,14 @@ def decode_chunk(
     except _LOAD_ERRORS:
         pass  # each one is tried again alone, with an Unpickler of its own
     return [_alone(chunk[frame.start : frame.end]) for frame in frames]
+
+
+def _is_plain(chunk: bytes, frame: Frame) -> bool:
+    try:
+        opcodes.check(chunk, frame.start, frame.end)
+    except CodecError:
+        return False
+    return True
 
 
 def _alone(payload: bytes) -> tuple[Any, ...] | CodecError:

@@ -21,7 +21,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
-from femtomp.lanes.segment import FORMAT_VERSION, FRAMES_AT, SIDE
+from femtomp.errors import CodecError
+from femtomp.lanes.segment import FORMAT_VERSION, FRAMES_AT, SIDE, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,8 +109,7 @@ class CursorFile:
         self, directory: int, epoch: str, sinks: tuple[str, ...], suffix: str = "cur"
     ) -> None:
         self._descriptor = -1
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self._descriptor = os.open(f"{epoch}.{suffix}", flags, 0o600, dir_fd=directory)
+        self._descriptor = _open_own(directory, f"{epoch}.{suffix}")
         content = _content(self._descriptor)
         if not _is_ours(content, epoch):
             content = _new_header(epoch)
@@ -160,10 +160,11 @@ def read_cursors(
 
     A missing or foreign file gives none; a damaged slot gives way to its twin.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(f"{epoch}.{suffix}", flags, dir_fd=directory)
-    except FileNotFoundError:
+        descriptor = open_regular(
+            directory, f"{epoch}.{suffix}", owners=(os.geteuid(),)
+        )
+    except (FileNotFoundError, CodecError):
         return {}
     try:
         content = _content(descriptor)
@@ -172,6 +173,21 @@ def read_cursors(
     if not _is_ours(content, epoch):
         return {}
     return {key: cursor for key, _, _, cursor in _slots(content)}
+
+
+def _open_own(directory: int, name: str) -> int:
+    """Open or make a file that belongs to this process's user alone.
+
+    What else has that name is put aside: a worker that may write here must not keep the
+    engine from starting, nor have it write into a file of somebody's.
+    """
+    flags = os.O_RDWR | os.O_CREAT
+    try:
+        return open_regular(directory, name, flags, owners=(os.geteuid(),))
+    except CodecError:
+        aside = f".{name}.{os.urandom(4).hex()}.refused"
+        os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
+    return open_regular(directory, name, flags | os.O_EXCL, owners=(os.geteuid(),))
 
 
 def _pwrite(descriptor: int, content: bytes, at: int) -> None:

@@ -6,6 +6,7 @@ fix.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -37,8 +38,11 @@ def create(
     sinks: tuple[str, ...],
     master: Mapping[str, Any],
     writer: str | None = None,
+    workers: tuple[int, int] | None = None,
 ) -> Spool:
     """Make a new spool below `parent` and open it.
+
+    `workers` are uid and gid of workers that drop root's privileges.
 
     Raises
     ------
@@ -47,6 +51,12 @@ def create(
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_MAX_NAME_CHARS].strip("-.") or "app"
     _refuse_odd_file_systems(parent)
+    if workers is not None and (barrier := _barrier(parent, *workers)):
+        msg = (
+            f"workers of uid {workers[0]} cannot pass {barrier}, which spools in "
+            f"{parent} are below: chmod o+x it, or give another spool_parent="
+        )
+        raise SpoolError(errno.EACCES, msg)
     try:
         path = Path(tempfile.mkdtemp("", f"femtomp-{slug}-{os.geteuid()}-", parent))
     except OSError as exc:
@@ -62,11 +72,11 @@ def create(
         "sinks": sinks,
         "writer": writer or choose_writer(parent),
         "master": dict(master),
+        "worker_uid": workers and workers[0],
+        "worker_gid": workers and workers[1],
     }
     try:
-        (path / "lanes").mkdir(mode=0o700)
-        (path / "control").write_bytes(bytes(8 * CONTROL_WORDS))
-        (path / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        _fill(path, json.dumps(manifest, indent=1).encode(), workers)
         return Spool(path)
     except OSError as exc:
         shutil.rmtree(path, ignore_errors=True)
@@ -74,14 +84,45 @@ def create(
         raise SpoolError(exc.errno or 0, msg) from exc
 
 
+def _fill(path: Path, manifest: bytes, workers: tuple[int, int] | None) -> None:
+    """Put everything into the new directory, and into no other that took its name."""
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(path, flags)
+    try:
+        if os.fstat(directory).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it was replaced by somebody else")
+        os.mkdir("lanes", 0o700, dir_fd=directory)
+        _write(directory, "control", bytes(8 * CONTROL_WORDS), readable=bool(workers))
+        _write(directory, "manifest.json", manifest, readable=bool(workers))
+        if workers:
+            lanes = os.open("lanes", flags, dir_fd=directory)
+            try:
+                os.fchown(lanes, *workers)
+            finally:
+                os.close(lanes)
+            os.fchmod(directory, 0o711)
+    finally:
+        os.close(directory)
+
+
+def _write(directory: int, name: str, content: bytes, *, readable: bool) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o600, dir_fd=directory), "wb") as file:
+        file.write(content)
+        if readable:
+            os.fchmod(file.fileno(), 0o644)
+
+
 def choose_parent(
-    given: str | os.PathLike[str] | None, environ: Mapping[str, str]
+    given: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+    workers: tuple[int, int] | None = None,
 ) -> Path:
     """Decide where spools lie.
 
     `given`, else FEMTOMP_SPOOL_PARENT (both must exist), else the first of
     STATE_DIRECTORY/femtomp, RUNTIME_DIRECTORY, XDG_RUNTIME_DIR/femtomp, /dev/shm and
-    the temporary directory that can be written to.
+    the temporary directory that can be written to, and passed by `workers`.
 
     Raises
     ------
@@ -102,7 +143,8 @@ def choose_parent(
     ):
         # systemd may name several, separated by colons: the first is ours.
         base = environ.get(variable, "").partition(":")[0]
-        if base and _usable(path := Path(base, below)):
+        path = Path(base, below)
+        if base and _usable(path) and not (workers and _barrier(path, *workers)):
             return path
     shm = Path("/dev/shm")  # noqa: S108 - a directory of our own is made below it
     return shm if _usable(shm) else Path(tempfile.gettempdir())
@@ -124,6 +166,20 @@ def _usable(path: Path) -> bool:
     except OSError:
         return False
     return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
+
+
+def _barrier(path: Path, uid: int, gid: int) -> Path | None:
+    """Return the directory above or at a path that a user cannot pass, if any."""
+    for place in (path.resolve(), *path.resolve().parents):
+        status = place.stat()
+        bit = 0o001
+        if status.st_uid == uid:
+            bit = 0o100
+        elif status.st_gid == gid:
+            bit = 0o010
+        if uid != 0 and not status.st_mode & bit:
+            return place
+    return None
 
 
 def _refuse_odd_file_systems(parent: Path) -> None:

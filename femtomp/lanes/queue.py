@@ -141,7 +141,8 @@ class Queue:
     """The lanes of a server as a queue.
 
     Made by `start_server`; pass it to `logging.handlers.QueueHandler`, to processes of
-    any start method, or into a `dictConfig`. Safe under threads and forks.
+    any start method, or into a `dictConfig` (not of 3.12, whose first releases take
+    nothing but a `queue.Queue` there). Safe under threads and forks.
 
     Parameters
     ----------

@@ -11,9 +11,7 @@ owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import stat
 import struct
 import threading
 import time
@@ -24,6 +22,7 @@ from femtomp.codec.frame import Frame, Tail
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Position
+from femtomp.lanes.lock import is_unlocked
 from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
 from femtomp.lanes.writer import owned
 
@@ -31,12 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Whole chunks: one system call for some hundreds of records.
 CHUNK_BYTES: Final = 256 * 1024
 # How long a bad frame in a live lane is read again before it is stepped over.
 BAD_FRAME_GRACE_S: Final = 0.1
-_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 # Enough for the largest frame there is, wherever in a chunk it begins.
 _MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
 
@@ -100,6 +97,13 @@ class Lane:
         self.epoch: Final = epoch
         self._bytes = bytes.fromhex(epoch)
         self._directory = directory
+        # `lanes/` belongs to the workers: what they wrote is looked through first where
+        # they are not who reads it.
+        workers = os.fstat(directory).st_uid
+        self._owners: Final = (os.geteuid(), workers)
+        self._hostile: Final = workers != os.geteuid()
+        self.refused = ""
+        """Why a file of the lane was left alone, if one was."""
         self._seed = frame.seed(self._bytes)
         self._files: dict[int, tuple[int, int | None]] = {}
         self._lock = threading.Lock()
@@ -135,9 +139,7 @@ class Lane:
 
     def is_orphaned(self) -> bool:
         """Tell whether nobody holds the lane's lock: its owner died, or lost it."""
-        ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        answer = fcntl.fcntl(self.own, fcntl.F_GETLK, ask)
-        return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
+        return is_unlocked(self.own)
 
     def retire(self) -> None:
         """Tell the writer, which looks after each append, that nobody will read on."""
@@ -206,14 +208,12 @@ class Lane:
             os.close(descriptor)
             raise
 
-    def _open(self, name: str, flags: int = 0) -> int:
-        descriptor = seg.high(os.open(name, _READ | flags, dir_fd=self._directory))
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            os.close(descriptor)
-            msg = f"{name} is not a regular file with one name"
-            raise CodecError(msg)
-        return descriptor
+    def _open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        try:
+            return seg.open_regular(self._directory, name, flags, owners=self._owners)
+        except CodecError as exc:
+            self.refused = str(exc)
+            raise
 
     def close(self, below: int | None = None) -> None:
         """Close the files: all, or those of segments below a number."""
@@ -304,7 +304,7 @@ class Lane:
         found = self._frames(number, offset)
         if found is None:
             return None
-        fields = wire.decode_chunk(found.data, found.frames)
+        fields = wire.decode_chunk(found.data, found.frames, hostile=self._hostile)
         return Chunk(number, found.frames, fields, found.after, found.corrupt, offset)
 
     def _frames(self, number: int, offset: int) -> _Found | None:

@@ -1,7 +1,8 @@
 """The files of a lane: names, headers, and the words that writer and engine share.
 
 In and out: bytes and numbers; the only I/O is `create`, which makes a file under a
-temporary name and renames it when it is whole, so that no reader ever sees half of one.
+temporary name and renames it when it is whole, so that no reader ever sees half of one,
+and `open_regular`, which opens one that anybody may have put there.
 
 ::
 
@@ -24,6 +25,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
@@ -31,7 +33,7 @@ from zlib import crc32
 from femtomp.errors import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
 FORMAT_VERSION: Final = 1
 EPOCH_BYTES: Final = 12
@@ -66,6 +68,9 @@ _SEG_MAGIC: Final = b"FMTPSEG\0"
 _NAME: Final = re.compile(
     r"([0-9a-f]{24})\.(?:(own|side|cur|pull)|(0|[1-9][0-9]{0,8})\.seg)"
 )
+
+# What opening a symbolic link, a directory, a socket or a device may say.
+_NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 
 # User code closes descriptors wholesale (daemonisers) and starts at the low ones.
 _FIRST_DESCRIPTOR: Final = 512
@@ -239,6 +244,7 @@ def create(
         flags |= os.O_APPEND
     descriptor = high(os.open(temporary, flags, 0o600, dir_fd=directory))
     try:
+        _give_to_workers(descriptor, directory)
         if size:
             # Space first: a store to a page that a full tmpfs cannot give is SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
@@ -253,6 +259,47 @@ def create(
         _unlink_quietly(directory, temporary)
         raise
     return descriptor
+
+
+def _give_to_workers(descriptor: int, directory: int) -> None:
+    """Give what root makes to those whose directory it is in.
+
+    gunicorn's workers log before they drop their privileges, and need the lane after.
+    """
+    status = os.fstat(directory)
+    if status.st_uid != 0 and os.geteuid() == 0:
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+
+
+def open_regular(
+    directory: int, name: str, flags: int = os.O_RDONLY, *, owners: Container[int]
+) -> int:
+    """Open a file of `lanes/`: never waits, follows no link, and looks before it reads.
+
+    Raises
+    ------
+    CodecError
+        If it is no regular file with one name, or belongs to somebody else.
+    OSError
+        If it is not there or cannot be opened now.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = high(os.open(name, flags, 0o600, dir_fd=directory))
+    except OSError as exc:
+        if exc.errno not in _NOT_REGULAR:
+            raise
+        msg = f"{name} is not a regular file with one name: delete it"
+        raise CodecError(msg) from exc
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+        if status.st_uid in owners:
+            return descriptor
+        msg = f"{name} belongs to uid {status.st_uid}: delete or chown it"
+    else:
+        msg = f"{name} is not a regular file with one name: delete it"
+    os.close(descriptor)
+    raise CodecError(msg)
 
 
 def _unlink_quietly(directory: int, name: str) -> None:

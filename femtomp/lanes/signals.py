@@ -11,6 +11,10 @@ finalisers, `PyThreadState_SetAsyncExc`) is dealt with where it arrives.
 from __future__ import annotations
 
 import signal
+
+# The function in C: `signal` wraps it in Python, and a handler that raises where that
+# begins would keep the mask from being restored.
+from _signal import pthread_sigmask  # type: ignore[import-not-found]
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
@@ -33,10 +37,10 @@ def undisturbed(make: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
     what it makes must be kept by itself, not by who gets the result.
     """
     # Asked first and without change: a handler that raises here leaves nothing blocked.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before = pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         made = make(*arguments)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        pthread_sigmask(signal.SIG_SETMASK, before)
     return made

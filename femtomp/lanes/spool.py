@@ -9,7 +9,11 @@ link into it.
     PARENT/femtomp-NAME-UID-XXXXXXXX/    0700, owner and mode checked at every open
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
-        lanes/                           one lane a process
+        guardian.lock, engine.lock       held for life by the two, see `lock`
+        lanes/                           0700, one lane a process
+
+    Of workers with another uid only `lanes/` is, and all in it but cursors; above it is
+    root's, 0711, with files that they may read.
 
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
              | engine's start time | pid that pulls
@@ -17,6 +21,7 @@ link into it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -27,7 +32,7 @@ from typing import Any, Final
 from femtomp.errors import SpoolError
 from femtomp.lanes.segment import FORMAT_VERSION, high, known_as
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
 _MAX_MANIFEST_VALUES: Final = 500
@@ -76,6 +81,7 @@ class Spool:
             self.lanes = high(os.open("lanes", _DIRECTORY, dir_fd=self.descriptor))
             self._known.append(known_as(self.lanes))
             self.manifest: dict[str, Any] = self._read_manifest()
+            self._check_lanes()
         except BaseException as exc:
             self.close()
             if not isinstance(exc, OSError) or exc.errno is None:
@@ -108,6 +114,14 @@ class Spool:
             )
             raise SpoolError(0, msg)
         return dict(manifest)
+
+    def _check_lanes(self) -> None:
+        problem = _problem(
+            os.fstat(self.lanes), (os.geteuid(), 0, self.manifest.get("worker_uid"))
+        )
+        if problem:
+            msg = f"the spool {self.path}/lanes {problem}"
+            raise SpoolError(errno.EACCES, msg)
 
     @property
     def sinks(self) -> tuple[str, ...]:
@@ -170,18 +184,23 @@ class Spool:
 
 def _open_checked(path: str) -> int:
     try:
-        descriptor = high(os.open(path, _DIRECTORY))
+        # O_PATH: workers of another uid may pass through it, not list it.
+        descriptor = high(os.open(path, os.O_PATH | _DIRECTORY))
     except OSError as exc:
         msg = f"cannot open the spool {path}: {exc.strerror}"
         raise SpoolError(exc.errno or 0, msg) from exc
-    status = os.fstat(descriptor)
-    problem = None
-    if status.st_uid not in (os.geteuid(), 0):
-        problem = f"belongs to uid {status.st_uid}, not to {os.geteuid()}"
-    elif stat.S_IMODE(status.st_mode) & 0o066:
-        problem = f"has mode {stat.S_IMODE(status.st_mode):04o}: chmod 0700 it"
+    problem = _problem(os.fstat(descriptor), (os.geteuid(), 0))
     if problem:
         os.close(descriptor)
         msg = f"the spool {path} {problem}"
-        raise SpoolError(13, msg)
+        raise SpoolError(errno.EACCES, msg)
     return descriptor
+
+
+def _problem(status: os.stat_result, owners: tuple[int | None, ...]) -> str:
+    """Say what is wrong with a directory's owner or mode, if anything is."""
+    if status.st_uid not in owners:
+        return f"belongs to uid {status.st_uid}, not to {os.geteuid()}"
+    if stat.S_IMODE(status.st_mode) & 0o066:
+        return f"has mode {stat.S_IMODE(status.st_mode):04o}: chmod 0700 it"
+    return ""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FILE_MODE: Final = 0o640
 # A full disk or a lost mount takes an administrator longer than this.
 RETRY_DELAY_S: Final = 1.0
+# The longest line that is looked at for a cut: a record has at most 1 MiB.
+MAX_MENDED_BYTES: Final = 4 * 1024 * 1024
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -78,8 +80,7 @@ class _File:
         try:
             self._follow()
             if self._cut:
-                os.write(self._fd, b"\n")
-                self._cut = False
+                self._mend(bytes(encoded))
             while written < len(encoded):
                 written += os.write(self._fd, encoded[written:])
         except OSError as exc:
@@ -90,6 +91,24 @@ class _File:
             reason = f"{self._path}: {exc.strerror}"
             return RetryAfter(RETRY_DELAY_S, reason, accepted)
         return Delivered()
+
+    def _mend(self, encoded: bytes) -> None:
+        """End a line that was cut, or take it back if it is about to come again.
+
+        SIGKILL cuts a large `write` at a page's end: the record was not committed, so
+        the next engine writes it once more, and half of it would only be in the way.
+        """
+        end = os.fstat(self._fd).st_size
+        tail = os.pread(self._fd, MAX_MENDED_BYTES, max(0, end - MAX_MENDED_BYTES))
+        start = tail.rfind(b"\n") + 1
+        comes_again = (
+            encoded.startswith(tail[start:]) or b"\n" + tail[start:] in encoded
+        )
+        if comes_again and (start or end <= MAX_MENDED_BYTES):
+            os.ftruncate(self._fd, end - len(tail) + start)
+        else:
+            os.write(self._fd, b"\n")
+        self._cut = False
 
     def _follow(self) -> None:
         # 2 µs a batch; without it records go to a file that has no name any more.

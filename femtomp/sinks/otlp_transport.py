@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from femtomp.errors import ConfigError
+from femtomp.sinks.secrets import credentials, hide, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,10 +101,12 @@ class HttpTransport:
     def __init__(self, endpoint: str | None, headers: Mapping[str, str] | None) -> None:
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
+        hide([*(headers or {}).values(), *credentials(endpoint or "")])
         self._exporter = OTLPLogExporter(
             endpoint=endpoint, headers=dict(headers) if headers else None
         )
         url = str(getattr(self._exporter, "_endpoint", ""))
+        hide([*_values(self._exporter), *credentials(url)])
         if not url.startswith(("http://", "https://")):
             msg = f"OTLPSink: endpoint must begin with http:// or https://, not {url!r}"
             raise ConfigError(msg)
@@ -180,6 +183,13 @@ class GrpcTransport:
         from grpc import RpcError
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 
+        hide((headers or {}).values())
+        if credentials(endpoint or ""):
+            msg = (
+                "OTLPSink: gRPC knows no credentials in an endpoint: take what is "
+                "before the @ out of it, and use headers="
+            )
+            raise ConfigError(msg)
         options: Any = (("grpc.max_reconnect_backoff_ms", _GRPC_RECONNECT_MS),)
         self._rpc_error: type[Exception] = RpcError
         self._exporter: Any = OTLPLogExporter(
@@ -188,6 +198,7 @@ class GrpcTransport:
             headers={k.lower(): v for k, v in headers.items()} if headers else None,
             channel_options=options,
         )
+        hide(_values(self._exporter))
         client = getattr(self._exporter, "_client", None)
         known = all(hasattr(self._exporter, name) for name in ("_headers", "_timeout"))
         if not known or not hasattr(client, "Export"):
@@ -306,8 +317,17 @@ def _http_message(content: bytes, is_protobuf: bool) -> str:  # noqa: FBT001
 
 def _cut(text: str) -> str:
     # What a collector says ends up in statistics and on terminals: one short line.
-    line = "".join(c if c.isprintable() else " " for c in text[:MAX_REASON_CHARS])
+    # It may quote a header of the request.
+    text = masked(text)[:MAX_REASON_CHARS]
+    line = "".join(c if c.isprintable() else " " for c in text)
     return line.strip()
+
+
+def _values(exporter: Any) -> list[str]:
+    """Return the values of the headers, those of the environment included."""
+    headers = getattr(exporter, "_headers", None) or {}
+    pairs = headers.items() if hasattr(headers, "items") else headers
+    return [str(value) for _, value in pairs]
 
 
 def _unknown_exporter(package: str) -> str:

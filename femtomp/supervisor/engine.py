@@ -2,24 +2,24 @@
 
 In: the configuration, the spool. Out: everything the lanes hold, at the destinations.
 Its main thread polls and waits for signals; one pump thread a sink does the rest. It
-ends when it is told to (SIGTERM or SIGINT), or when no member is left, after everything
-is drained or the deadline has passed; what is not drained stays in the spool.
+ends when `stop()` tells it to, or when no member is left (SIGTERM and SIGINT bound the
+time that it waits for them), after everything is drained or the deadline has passed;
+what is not drained stays in the spool.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import select
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.config import level_number
-from femtomp.errors import FemtompError
+from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
+from femtomp.lanes.lock import ENGINE_LOCK, Lock
 from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
@@ -28,20 +28,21 @@ from femtomp.supervisor.guardian import (
     EXIT_DRAINED,
     EXIT_FAILED,
     EXIT_LEFT,
+    SIGNAL_DEADLINE_S,
+    STOP_SIGNALS,
+    report,
     waited_for,
 )
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
+from femtomp.supervisor.stats import read_stats
 
 if TYPE_CHECKING:
     from femtomp.config import SinkOptions
     from femtomp.sinks import Driver
     from femtomp.supervisor.guardian import Launch
 
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-# For a stop by signal, which names no deadline.
-SIGNAL_DEADLINE_S: Final = 10.0
 _MEMBERS_CHECK_S: Final = 0.5
 _DRAIN_CHECK_S: Final = 0.005
 # With the default of 5 ms, a thread that makes a system call a record beside one that
@@ -56,7 +57,7 @@ def main(launch: Launch) -> int:
     take_over_logging()
     engine = Engine(launch)
     problem = engine.start()
-    _report(launch.ready, problem)
+    report(launch.ready, problem)
     if problem is not None:
         return EXIT_FAILED
     # What exists now lives as long as the process, and records are no cycles: 0.8 us a
@@ -65,22 +66,6 @@ def main(launch: Launch) -> int:
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     return engine.run()
-
-
-def _report(ready: int, problem: Exception | None) -> None:
-    """Tell the master, if it is still there to be told."""
-    message = (
-        {} if problem is None else {"error": _error_name(problem), "text": str(problem)}
-    )
-    try:
-        os.write(ready, json.dumps(message).encode() + b"\n")
-        os.close(ready)
-    except OSError:
-        pass  # a restarted engine: the master was told before
-
-
-def _error_name(problem: Exception) -> str:
-    return type(problem).__name__ if isinstance(problem, FemtompError) else "StartError"
 
 
 class Engine:
@@ -118,7 +103,11 @@ class Engine:
             pump.wake.set()
 
     def start(self) -> Exception | None:
-        """Build every sink; return the first error if one cannot be built."""
+        """Take the spool, build every sink; return the first error if there is one."""
+        try:
+            self._lock = Lock(self._spool, ENGINE_LOCK)  # until this process ends
+        except SpoolError as exc:
+            return exc
         for pump in self._pumps:
             pump.start()
         for pump in self._pumps:
@@ -131,18 +120,21 @@ class Engine:
         return None
 
     def run(self) -> int:
-        """Poll until told to stop or until nobody is left, then drain."""
+        """Poll until told to stop or until nobody is left, then drain.
+
+        A signal says that members are about to end, and records are still to come: it
+        begins a grace. `stop()` in the master says that none are.
+        """
         members_at = time.monotonic() + _MEMBERS_CHECK_S
+        grace_until: float | None = None
         while True:
-            try:
-                self._poller.poll()
-            except OSError as exc:
-                if not self._spool.exists():
-                    note("spool", f"the spool {self._spool.path} is gone: {exc}")
-                    return EXIT_LEFT
-                note("poll", f"cannot read the spool: {exc}")
-            if waited_for(_STOP_SIGNALS, self._poller.interval_s):
-                return self._stop()
+            if not self._poll():
+                return EXIT_LEFT
+            if waited_for(STOP_SIGNALS, self._poller.interval_s):
+                if self._spool.control()[STATE] >= State.STOPPING:
+                    return self._stop()
+                if grace_until is None:
+                    grace_until = time.monotonic() + self._config.grace_s
             if not all(pump.is_alive() for pump in self._pumps):
                 # A fault of ours, said on stderr by the thread: a sink must not be mute
                 # while everything looks well. The next engine begins at its cursor.
@@ -150,7 +142,20 @@ class Engine:
             if time.monotonic() >= members_at:
                 members_at = time.monotonic() + _MEMBERS_CHECK_S
                 if self._is_alone():
-                    return self._leave()
+                    return self._leave() if grace_until is None else self._stop()
+            if grace_until is not None and time.monotonic() >= grace_until:
+                return self._stop()
+
+    def _poll(self) -> bool:
+        """Look at the lanes; False if the spool is gone."""
+        try:
+            self._poller.poll()
+        except OSError as exc:
+            if not self._spool.exists():
+                note("spool", f"the spool {self._spool.path} is gone: {exc}")
+                return False
+            note("poll", f"cannot read the spool: {exc}")
+        return True
 
     def _is_alone(self) -> bool:
         """Tell whether no member is left: no pipe end open, no lane's owner alive."""
@@ -160,14 +165,19 @@ class Engine:
         return not self._poller.has_living()
 
     def _stop(self) -> int:
-        """Drain because somebody said so, until the deadline that `stop()` wrote."""
+        """Drain because somebody said so, until the deadline that `stop()` wrote.
+
+        A signal names no deadline.
+        """
         deadline_ns = self._spool.control()[DEADLINE]
         if self._spool.control()[STATE] < State.STOPPING:
             self._spool.set_control(STATE, State.STOPPING)
             deadline_ns = time.monotonic_ns() + int(SIGNAL_DEADLINE_S * 1e9)
         drained = self._drain(deadline_ns / 1e9 if deadline_ns else None)
         self._spool.set_control(STATE, State.STOPPED)
-        if drained and self._is_alone():
+        if not drained:
+            self._say_what_is_left()
+        elif self._is_alone():
             self._spool.remove()  # no master is left to read the statistics
         return EXIT_DRAINED if drained else EXIT_LEFT
 
@@ -178,8 +188,13 @@ class Engine:
             self._spool.remove()
             return EXIT_DRAINED
         self._spool.set_control(STATE, State.STOPPED)
-        note("left", f"undelivered records are left in {self._spool.path}")
+        self._say_what_is_left()
         return EXIT_LEFT
+
+    def _say_what_is_left(self) -> None:
+        sinks = read_stats(self._spool).sinks
+        left = ", ".join(f"{s.pending} for {n}" for n, s in sinks.items() if s.pending)
+        note("left", f"records are left in {self._spool.path}: {left or 'unreadable'}")
 
     def _drain(self, deadline: float | None) -> bool:
         """Deliver all there is; writers are told first that nobody will read on."""

@@ -8,23 +8,30 @@ happens: what became of the engine is in the control page.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import resource
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, Spool
+from femtomp.errors import FemtompError
+from femtomp.lanes.lock import GUARDIAN_LOCK, Lock
+from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, STATE, Spool, State
+from femtomp.sinks.secrets import masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from femtomp.config import ServerConfig
+    from femtomp.options import ServerConfig
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGCHLD)
+# For what is left to deliver when a stop by signal is at its end.
+SIGNAL_DEADLINE_S: Final = 10.0
 # Between restarts: at once, then doubling; an engine that ran for a while begins anew.
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
@@ -45,7 +52,9 @@ class Launch:
     config: ServerConfig
     spool: str
     sys_path: tuple[str, ...]
+    environ: dict[str, str] = field(repr=False)
     ready: int
+    """Where to say once whether all is well; -1 when that was done."""
     lifetime: int
     stderr: int
     stdout: int
@@ -62,6 +71,7 @@ def main() -> None:
     os.close(null)
     os.dup2(launch.stderr, 2)
     sys.path[:] = list(launch.sys_path)
+    os.environ.update(launch.environ)
     try:
         _guard(launch)
     finally:
@@ -91,26 +101,75 @@ def _guard(launch: Launch) -> None:
     # Loaded once, here: a restarted engine then begins to deliver without an import.
     from femtomp.supervisor import engine
 
-    spool = Spool(launch.spool)
+    try:
+        spool = Spool(launch.spool)
+        lock = Lock(spool, GUARDIAN_LOCK)  # until this process ends
+    except FemtompError as exc:
+        report(launch.ready, exc)
+        return
     spool.set_control(GUARDIAN, os.getpid())
+    stopping = Stopping(launch.config.grace_s + SIGNAL_DEADLINE_S)
     backoff_s = 0.0
-    starts = 0
     while True:
-        starts += 1
-        spool.set_control(ENGINE_STARTS, starts)
+        spool.set_control(ENGINE_STARTS, spool.control()[ENGINE_STARTS] + 1)
         begun = time.monotonic()
         pid = os.fork()
         if pid == 0:
             _be_engine(engine.main, launch)
-        if starts == 1:
+        if launch.ready >= 0:
             os.close(launch.ready)
-        if _wait_for(pid):
-            return
+            launch = replace(launch, ready=-1)
+        if _wait_for(pid, stopping):
+            break
+        # Told to stop by `stop()`, or long ago by a signal: what is left stays.
+        if spool.control()[STATE] >= State.STOPPING or stopping.is_over():
+            break
         if time.monotonic() - begun >= _STEADY_S:
             backoff_s = 0.0
-        if waited_for((signal.SIGTERM, signal.SIGINT), backoff_s):
-            return
+        if waited_for(STOP_SIGNALS, backoff_s):
+            stopping.begin()
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
+    lock.release()
+
+
+class Stopping:
+    """Whether a signal said to stop, and for how long a dead engine is replaced then.
+
+    Parameters
+    ----------
+    patience_s : float
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._until: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a signal came."""
+        return self._until is not None
+
+    def begin(self) -> None:
+        """Note that a signal came; the first one counts."""
+        if self._until is None:
+            self._until = time.monotonic() + self._patience_s
+
+    def is_over(self) -> bool:
+        """Tell whether a signal came and the time since is over."""
+        return self._until is not None and time.monotonic() >= self._until
+
+
+def report(ready: int, problem: Exception | None) -> None:
+    """Tell the master that all is well, or why not, if it is still there to be told."""
+    if ready < 0:
+        return  # a restarted engine: the master was told before
+    name = type(problem).__name__ if isinstance(problem, FemtompError) else "StartError"
+    message = {} if problem is None else {"error": name, "text": masked(str(problem))}
+    try:
+        os.write(ready, json.dumps(message).encode() + b"\n")
+        os.close(ready)
+    except OSError:
+        pass  # it did not wait
 
 
 def waited_for(signals: tuple[signal.Signals, ...], timeout: float) -> bool:
@@ -135,18 +194,19 @@ def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
         os._exit(status)
 
 
-def _wait_for(engine: int) -> bool:
+def _wait_for(engine: int, stopping: Stopping) -> bool:
     """Wait until the engine ends, passing signals on; True if it meant to end."""
-    stopping = False
+    if stopping.is_on:
+        os.kill(engine, signal.SIGTERM)  # the one before it died of something else
     while True:
         info = signal.sigwaitinfo(_SIGNALS)
-        if info.si_signo in (signal.SIGTERM, signal.SIGINT):
-            stopping = True
+        if info.si_signo in STOP_SIGNALS:
+            stopping.begin()
             os.kill(engine, signal.SIGTERM)
             continue
         pid, status = os.waitpid(engine, os.WNOHANG)
         if pid == engine:
-            return stopping or os.waitstatus_to_exitcode(status) in MEANT_ENDS
+            return os.waitstatus_to_exitcode(status) in MEANT_ENDS
 
 
 if __name__ == "__main__":

@@ -24,11 +24,15 @@ from femtomp.lanes.spool import GUARDIAN
 from femtomp.supervisor.guardian import Launch
 
 if TYPE_CHECKING:
-    from femtomp.config import ServerConfig
     from femtomp.lanes.spool import Spool
+    from femtomp.options import ServerConfig
 
 START_TIMEOUT_S: Final = 10.0
 _MAX_MESSAGE_BYTES: Final = 65536
+# May hold headers and credentials: told over stdin, so that the supervisor's
+# environment, which `ps e` shows to its user, has none.
+OTLP_VARIABLES: Final = "OTEL_EXPORTER_OTLP_"
+_TOLD: Final = (OTLP_VARIABLES, "FEMTOMP_")
 _PACKAGE_ROOT: Final = str(Path(__file__).resolve().parent.parent.parent)
 
 
@@ -56,7 +60,8 @@ def launch(
     streams = [_duplicate(2), _duplicate(1)]
     passed = (ready_write, lifetime_read, *streams)
     try:
-        told = Launch(config, spool.path, tuple(sys.path), *passed)
+        environ = {k: v for k, v in os.environ.items() if k.startswith(OTLP_VARIABLES)}
+        told = Launch(config, spool.path, tuple(sys.path), environ, *passed)
         # Until it has read its configuration it has no other way to be heard.
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
         process = _spawn(told, passed, said)
@@ -113,7 +118,7 @@ def _spawn(
     environment = {
         k: v
         for k, v in os.environ.items()
-        if k not in ("PYTHONWARNINGS", "PYTHONINSPECT")
+        if k not in ("PYTHONWARNINGS", "PYTHONINSPECT") and not k.startswith(_TOLD)
     }
     process = subprocess.Popen(
         [interpreter(), "-P", "-c", code],

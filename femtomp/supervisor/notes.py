@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Final
 
+from femtomp.sinks.secrets import masked
+
 INTERVAL_S: Final = 10.0
 _said: Final[dict[str, tuple[float, int]]] = {}
 _lock: Final = threading.Lock()
@@ -27,8 +29,10 @@ def note(key: str, text: str) -> None:
             return
         _said[key] = (now, 0)
     more = f" ({left_out} more like this were not shown)" if left_out else ""
+    # What others said must neither show a secret nor begin a line, or move a cursor.
+    line = "".join(c if c.isprintable() else " " for c in masked(text))
     try:
-        os.write(2, f"femtomp[{os.getpid()}]: {text}{more}\n".encode(errors="replace"))
+        os.write(2, f"femtomp[{os.getpid()}]: {line}{more}\n".encode(errors="replace"))
     except OSError:
         pass  # nowhere left to say it
 

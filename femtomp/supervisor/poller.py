@@ -142,6 +142,8 @@ class Poller:
                     self._free_segments(member, pull)
             except OSError as exc:
                 note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
+            if member.lane.refused:
+                note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
 
     def _ask_if_alive(self, member: Member) -> None:
         if member.lane.is_orphaned():
@@ -194,7 +196,10 @@ class Poller:
         return grew
 
     def has_living(self) -> bool:
-        """Tell whether any lane still has an owner."""
+        """Tell whether any lane still has an owner, by asking now."""
+        for member in list(self.members.values()):
+            if not member.lane.ended:
+                self._ask_if_alive(member)
         return any(
             not member.lane.ended or is_alive(member.identity)
             for member in self.members.values()

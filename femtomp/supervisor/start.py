@@ -15,19 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from femtomp.config import (
-    OTLPSink,
-    ServerConfig,
-    ServerOptions,
-    SinkOptions,
-    check_options,
-    level_number,
-    resolve_sinks,
-)
+from femtomp.config import OTLPSink, SinkOptions, level_number, resolve_sinks
 from femtomp.errors import AlreadyStartedError, ConfigError, SpoolError
 from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.spool import STATE, Spool, State
+from femtomp.options import ServerConfig, ServerOptions, check_options
 from femtomp.supervisor.launch import launch
 from femtomp.supervisor.process import Server
 
@@ -93,12 +86,14 @@ def start(
         ),
         **options,
     )
+    workers = _workers(options.get("worker_uid"), options.get("worker_gid"))
     spool = place.create(
-        place.choose_parent(spool_parent, os.environ),
+        place.choose_parent(spool_parent, os.environ, workers),
         told.name,
         level=told.level,
         sinks=tuple(str(sink.name) for sink in resolved),
         master={"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
+        workers=workers,
     )
     try:
         supervisor = launch(told, spool)
@@ -118,6 +113,33 @@ def start(
     atexit.register(_stop_at_exit)
     _running = server
     return server
+
+
+def _workers(uid: int | None, gid: int | None) -> tuple[int, int] | None:
+    """Return uid and gid of workers that are another user than this process, or None.
+
+    Raises
+    ------
+    ConfigError
+        If this process cannot make files for them, or their group is not known.
+    """
+    if uid is None and gid is not None:
+        msg = "worker_gid needs worker_uid: say both"
+        raise ConfigError(msg)
+    if uid is None or uid == os.geteuid():
+        return None
+    if os.geteuid() != 0:
+        msg = f"worker_uid={uid}: only root can give its spool to another user"
+        raise ConfigError(msg)
+    if gid is None:
+        import pwd
+
+        try:
+            gid = pwd.getpwuid(uid).pw_gid
+        except KeyError as exc:
+            msg = f"worker_uid={uid} has no entry in passwd: give worker_gid too"
+            raise ConfigError(msg) from exc
+    return uid, gid
 
 
 def _require_extras(sinks: tuple[SinkOptions, ...]) -> None:

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.record import MAX_DEPTH, MAX_ITEMS, MAX_KEY_CHARS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 # Repr of an unknown object: enough to recognise it, whatever it holds.
 MAX_REPR_CHARS: Final = 4096
 # Values of one record, all levels together: a list that holds another one a thousand
 # times, eight levels deep, would have 10^24 of them.
 MAX_VALUES: Final = 16 * 1024
+# A container that another thread changes meanwhile is begun again.
+_ATTEMPTS: Final = 8
 _INT64: Final = 1 << 63
 # Types whose str() is their usual written form, by name: they are not imported here.
 _BY_STR: Final = (
@@ -80,10 +85,7 @@ def _dict(value: dict[Any, Any], depth: int, room: list[int]) -> Any:
     if depth >= MAX_DEPTH:
         return _too_deep(value)
     kept: dict[str, Any] = {}
-    # One more than is kept, at once: other threads may change the dict meanwhile, and
-    # `items` of a subclass need not end.
-    items = list(islice(value.items(), MAX_ITEMS + 1))
-    for number, (k, v) in enumerate(items):
+    for number, (k, v) in enumerate(_first(value.items)):
         if number == MAX_ITEMS or room[0] <= 0:
             kept["femtomp.truncated"] = f"{number} of {len(value)} items kept"
             break
@@ -95,12 +97,25 @@ def _list(value: Any, depth: int, room: list[int]) -> Any:
     if depth >= MAX_DEPTH:
         return _too_deep(value)
     kept: list[Any] = []
-    for number, v in enumerate(list(islice(value, MAX_ITEMS + 1))):
+    for number, v in enumerate(_first(value.__iter__)):
         if number == MAX_ITEMS or room[0] <= 0:
             kept.append(f"<femtomp: truncated, {number} of {len(value)} items kept>")
             break
         kept.append(_plain(v, depth + 1, room))
     return kept
+
+
+def _first(begin: Callable[[], Iterable[Any]]) -> list[Any]:
+    """Return one value more than is kept, as `items` of a subclass need not end.
+
+    All at once, but a thread that changes the container can come between its two calls.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return list(islice(begin(), MAX_ITEMS + 1))
+        except RuntimeError:
+            pass
+    return list(islice(begin(), MAX_ITEMS + 1))
 
 
 def _too_deep(value: object) -> str:

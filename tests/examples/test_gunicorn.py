@@ -11,12 +11,16 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from femtomp.lanes import place
 from tests.components import require
 from tests.examples.load import Load
 from tests.examples.pool import Gunicorn, tasks, until
@@ -164,6 +168,39 @@ def test_without_settings_it_prints_json(tmp_path) -> None:
     trace = bodies["request failed"]["attributes"]["exception.stacktrace"]
     assert "TimeoutError: the bank did not answer" in trace
     assert "shop.orders.PaymentError: 99.50 could not be charged" in trace
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_workers_that_drop_their_privileges_log_on() -> None:
+    """With `--user`, all that workers log before and after it is delivered."""
+    require("gunicorn")
+    if barrier := place._barrier(Path(os.__file__).parent, 65534, 65534):
+        pytest.skip(f"uid 65534 cannot read the standard library, behind {barrier}")
+    directory = Path(tempfile.mkdtemp(prefix="femtomp-user-"))
+    directory.chmod(0o755)
+    options = ("--user=65534", "--group=65534", "--workers=2")
+    sinks = f"file:{directory}/records"
+    gunicorn = Gunicorn(directory, *options, sinks=sinks)
+    os.chown(gunicorn.ledgers, 65534, 65534)
+    try:
+        with gunicorn:
+            gunicorn.await_workers(2)
+            for pid in gunicorn.workers():
+                assert os.stat(f"/proc/{pid}").st_uid == 65534
+            load = Load(gunicorn.port, SEED, 1500).run()
+            assert gunicorn.terminate() == 0
+        lines = (directory / "records").read_text().splitlines()
+        returned = gunicorn.returned()
+        assert complaints(gunicorn) == []
+    finally:
+        shutil.rmtree(directory)
+    records = [json.loads(line) for line in lines]
+    assert len(load.answers) == 1500
+    assert returned - {r["attributes"].get("ledger.id") for r in records} == set()
+    # More than the first two segments of a lane hold.
+    assert len("".join(lines)) > 2 * 4 * 192 * 1024
+    booted = {r["resource"]["process.pid"] for r in records if "Booting" in r["body"]}
+    assert booted >= load.pids()
 
 
 # -- what is checked in each of them ---------------------------------------------------

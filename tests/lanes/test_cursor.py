@@ -167,15 +167,34 @@ def test_file_of_another_lane_is_not_believed(directory, tmp_path) -> None:
     assert read_cursors(directory, other) == {}
 
 
-def test_symbolic_link_is_not_followed(directory, tmp_path) -> None:
-    """A link in place of the file is refused, for reading and for writing."""
-    (tmp_path / "target").write_bytes(b"")
-    (tmp_path / f"{EPOCH}.cur").symlink_to(tmp_path / "target")
-    with pytest.raises(OSError):
-        CursorFile(directory, EPOCH, SINKS)
-    with pytest.raises(OSError):
-        read_cursors(directory, EPOCH)
-    assert (tmp_path / "target").read_bytes() == b""
+TRAPS = {
+    "symbolic link": lambda path, target: path.symlink_to(target),
+    "hard link": lambda path, target: os.link(target, path),
+    "pipe": lambda path, _: os.mkfifo(path),
+    "directory": lambda path, _: (path / "full").mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_what_stands_in_the_files_place_is_put_aside(directory, tmp_path, trap) -> None:
+    """A trap is not read, written or waited for; the cursors get a file of their own."""
+    target = tmp_path / "target"
+    target.write_bytes(b"untouched")
+    TRAPS[trap](tmp_path / f"{EPOCH}.cur", target)
+    assert read_cursors(directory, EPOCH) == {}
+    CursorFile(directory, EPOCH, SINKS).commit("file", at(5))
+    assert read_cursors(directory, EPOCH)[sink_key("file")] == at(5)
+    assert target.read_bytes() == b"untouched"
+    assert len(list(tmp_path.glob(f".{EPOCH}.cur.*.refused"))) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_cursors_of_another_user_are_not_believed(directory, tmp_path) -> None:
+    """A worker that may write in the directory cannot move the engine's cursors."""
+    CursorFile(directory, EPOCH, SINKS).commit("file", at(5))
+    os.chown(tmp_path / f"{EPOCH}.cur", 65534, -1)
+    assert read_cursors(directory, EPOCH) == {}
+    assert CursorFile(directory, EPOCH, SINKS).cursors["file"] is None
 
 
 @pytest.mark.parametrize("written", [None, 0, 100, 255])

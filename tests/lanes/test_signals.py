@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 import time
 
 import pytest
@@ -22,7 +24,8 @@ def handled():
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield calls
     signal.signal(signal.SIGUSR1, before)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    # Put right in any case: what is left blocked here is blocked in later tests' children.
+    assert signal.pthread_sigmask(signal.SIG_SETMASK, mask) == mask
 
 
 def test_handler_runs_afterwards(handled) -> None:
@@ -61,6 +64,35 @@ def test_faults_of_the_processor_are_not_blocked() -> None:
     assert not {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL} & mask
 
 
+@pytest.fixture(params=["alone", "beside another thread"])
+def company(request):
+    """Add a thread that takes signals while the main thread blocks them, or none.
+
+    Their handlers run in the main thread all the same, at any moment.
+    """
+    if request.param == "alone":
+        yield
+        return
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            signal.raise_signal(signal.SIGALRM)
+
+    # Not SIG_IGN: of a signal that is still to be handled Python would complain.
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+    sys.setswitchinterval(interval)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("company")
 def test_raising_handlers_leave_nothing_blocked(handled) -> None:
     """At 5 kHz, whatever moment they come at: half a second, thousands of calls."""
     made, raised = [], 0

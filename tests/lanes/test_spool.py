@@ -108,6 +108,9 @@ WRONG = {
     "a symbolic link": lambda path: _replace(path, _link),
     "readable by others": lambda path: path.chmod(0o755),
     "writable by the group": lambda path: path.chmod(0o720),
+    "open to all": lambda path: path.chmod(0o777),
+    "lanes open to all": lambda path: (path / "lanes").chmod(0o777),
+    "lanes readable by the group": lambda path: (path / "lanes").chmod(0o750),
     "no lanes": lambda path: (path / "lanes").rmdir(),
     "lanes elsewhere": lambda path: _replace(path / "lanes", _link),
     "no manifest": lambda path: (path / "manifest.json").unlink(),
@@ -144,6 +147,53 @@ def test_spool_of_another_user_is_refused(spool, monkeypatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(SpoolError, match="belongs to uid"):
         Spool(spool.path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_lanes_of_another_user_than_the_manifests_are_refused(spool) -> None:
+    """Only workers that the server named may own `lanes/`."""
+    os.chown(Path(spool.path) / "lanes", 12345, -1)
+    with pytest.raises(SpoolError, match="lanes belongs to uid 12345"):
+        Spool(spool.path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_directory_of_somebody_else_in_the_spools_place_is_refused(spool) -> None:
+    """In a parent that all may write without the sticky bit, a spool can be replaced;
+    nobody logs into what is there then.
+    """
+    path = Path(spool.path)
+    path.parent.chmod(0o777)
+    path.rename(path.with_suffix(".away"))
+    for made in (path, path / "lanes"):
+        made.mkdir(mode=0o700)
+        os.chown(made, 12345, 12345)
+    (path / "manifest.json").write_text('{"format": 1}')
+    assert not spool.exists()
+    with pytest.raises(SpoolError, match="belongs to uid 12345"):
+        Spool(spool.path)
+
+
+@pytest.mark.parametrize("planted", ["control", "manifest.json", "lanes"])
+def test_nothing_is_written_through_what_was_planted(tmp_path, planted) -> None:
+    """A new spool's files are made, never opened: no link there leads anywhere."""
+    target = tmp_path / "target"
+    target.write_bytes(b"untouched")
+    (tmp_path / "new").mkdir(mode=0o700)
+    (tmp_path / "new" / planted).symlink_to(target)
+    with pytest.raises(FileExistsError):
+        place._fill(tmp_path / "new", b"{}", None)
+    assert target.read_bytes() == b"untouched"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_new_directory_that_was_replaced_is_not_filled(tmp_path) -> None:
+    """Between making the directory and filling it, its owner is looked at again."""
+    (tmp_path / "new").mkdir()
+    os.chown(tmp_path / "new", 12345, -1)
+    with pytest.raises(PermissionError, match="replaced"):
+        place._fill(tmp_path / "new", b"{}", None)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_newer_format_says_what_to_do(spool) -> None:

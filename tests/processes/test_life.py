@@ -35,6 +35,7 @@ def supervisors(spool_parent):
     [
         (["console"], {"lingers": 3}, femtomp.ConfigError, ["lingers", "linger_s"]),
         (["console"], {"linger_s": -1}, femtomp.ConfigError, ["linger_s"]),
+        (["console"], {"grace_s": "x"}, femtomp.ConfigError, ["grace_s"]),
         (["konsole"], {}, femtomp.ConfigError, ["konsole", "console"]),
         (["console", 7], {}, femtomp.ConfigError, ["7"]),
         (["file:"], {}, femtomp.ConfigError, ["path"]),
@@ -142,7 +143,7 @@ def test_what_cannot_be_delivered_is_reported_and_kept(tmp_path):
 
 def test_a_signal_to_the_supervisor_drains(tmp_path):
     """SIGTERM to the guardian delivers what is there; the master's stop() then agrees."""
-    server = femtomp.start_server(femtomp.FileSink(tmp_path / "a"))
+    server = femtomp.start_server(femtomp.FileSink(tmp_path / "a"), grace_s=0.2)
     with Attached() as log:
         for number in range(100):
             log.info("kept %d", number)

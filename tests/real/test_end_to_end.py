@@ -190,6 +190,7 @@ def test_journald_may_be_restarted(tmp_path):
         with femtomp.start_server(sink) as server, Attached() as log:
             log.info("before")
             assert server.flush(10)
+            journald.sync()  # delivered is what its socket took, not what it has read
             journald.kill()
             for number in range(50):
                 log.info("meanwhile %d", number)

@@ -94,10 +94,23 @@ def test_existing_file_keeps_its_mode(path) -> None:
 
 def test_cut_last_line_is_ended_first(path, open_sink) -> None:
     """After a crash in the middle of a line the next record has a line of its own."""
-    whole, cut = map(json_line, batch(2))
-    path.write_bytes(whole + cut[:20])
+    whole, _ = map(json_line, batch(2))
+    path.write_bytes(whole + b"half a li")
     assert open_sink().write(batch(1)) == Delivered()
-    assert path.read_bytes() == whole + cut[:20] + b"\n" + whole
+    assert path.read_bytes() == whole + b"half a li\n" + whole
+
+
+@pytest.mark.parametrize("cut", [1, 20, -1])
+def test_cut_line_that_comes_again_is_taken_back(path, open_sink, cut) -> None:
+    """What a killed engine had half written, the next one writes whole, and once."""
+    first, second, third = map(json_line, batch(3))
+    for before in (b"", first):
+        path.write_bytes(before + second[:cut])
+        assert open_sink().write(batch(3)[1:]) == Delivered()
+        assert path.read_bytes() == before + second + third
+        path.write_bytes(before + third[:cut])
+        assert open_sink().write(batch(3)[1:]) == Delivered()
+        assert path.read_bytes() == before + second + third
 
 
 def test_short_writes_are_continued(path, open_sink, monkeypatch) -> None:

@@ -1,0 +1,114 @@
+"""Who serves a spool, if anybody does: locks that guardian and engine hold for life.
+
+In: an opened spool. Out: a lock that only the holder's end releases, and answers that
+never wait for one. A record lock belongs to a process and a file: a forked child does
+not inherit it, and closing *any* descriptor of the file drops it. So the holder never
+opens the file again, and whoever asks does so from a process that holds nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+from femtomp.errors import SpoolError
+from femtomp.lanes.segment import high
+
+if TYPE_CHECKING:
+    from femtomp.lanes.spool import Spool
+
+GUARDIAN_LOCK: Final = "guardian.lock"
+ENGINE_LOCK: Final = "engine.lock"
+_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+
+# (device, inode) of locks held, with the pid that took each: a forked child finds its
+# parent's here, which are not its own.
+_held: Final[dict[tuple[int, int], int]] = {}
+
+
+class Lock:
+    """A lock that this process holds until it ends or lets go of it.
+
+    Parameters
+    ----------
+    spool : Spool
+    name : {"guardian.lock", "engine.lock"}
+
+    Raises
+    ------
+    SpoolError
+        If somebody else holds it, or the spool is gone.
+    """
+
+    def __init__(self, spool: Spool, name: str) -> None:
+        self._descriptor = -1
+        if _is_held_here(spool, name):
+            msg = f"the spool {spool.path} is served by this very process"
+            raise SpoolError(11, msg)
+        try:
+            descriptor = high(
+                os.open(
+                    name, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600,
+                    dir_fd=spool.descriptor,
+                )
+            )  # fmt: skip
+        except OSError as exc:
+            msg = f"cannot open {spool.path}/{name}: {exc.strerror}"
+            raise SpoolError(exc.errno or 0, msg) from exc
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(descriptor)
+            holder = name.partition(".")[0]
+            msg = (
+                f"the spool {spool.path} is in use: the {holder} of a running server "
+                f"holds {name}"
+            )
+            raise SpoolError(exc.errno or 0, msg) from exc
+        status = os.fstat(descriptor)
+        self._key = (status.st_dev, status.st_ino)
+        self._descriptor = descriptor
+        _held[self._key] = os.getpid()
+
+    def release(self) -> None:
+        """Let go of it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            del _held[self._key]
+
+
+def is_orphaned(spool: Spool) -> bool:
+    """Tell whether nobody serves a spool: neither a guardian nor an engine lives."""
+    return _is_free(spool, GUARDIAN_LOCK) and _is_free(spool, ENGINE_LOCK)
+
+
+def is_unlocked(descriptor: int) -> bool:
+    """Tell whether no other process holds a lock on an open file."""
+    ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, ask)
+    return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
+
+
+def _is_free(spool: Spool, name: str) -> bool:
+    if _is_held_here(spool, name):
+        return False
+    try:
+        descriptor = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=spool.descriptor)
+    except FileNotFoundError:
+        return True  # never served
+    try:
+        return is_unlocked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_held_here(spool: Spool, name: str) -> bool:
+    try:
+        status = os.stat(name, dir_fd=spool.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return _held.get((status.st_dev, status.st_ino)) == os.getpid()

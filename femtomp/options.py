@@ -1,0 +1,82 @@
+"""Options of the server, checked in the master, told to the supervisor.
+
+In: keyword arguments of `start_server`. Out: one frozen `ServerConfig`, which travels
+over the supervisor's stdin with the sinks of `config`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Final, TypedDict
+
+from femtomp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from femtomp.config import SinkOptions
+
+# The last one means "leave it as it is" to chown(2).
+_MAX_ID: Final = (1 << 32) - 1
+
+
+class ServerOptions(TypedDict, total=False):
+    """Keyword options of `start_server`, beside its named parameters."""
+
+    linger_s: float
+    grace_s: float
+    worker_uid: int | None
+    worker_gid: int | None
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything the supervisor is told, over its stdin."""
+
+    name: str
+    sinks: tuple[SinkOptions, ...]
+    resource: Mapping[str, object] = field(default_factory=dict)
+    level: int = logging.INFO
+    # How long the supervisor stays when no member is left and a sink still refuses.
+    linger_s: float = 30.0
+    # How long it still serves its members after a SIGTERM or SIGINT; they get one too.
+    grace_s: float = 10.0
+    # Whom workers become that root starts.
+    worker_uid: int | None = None
+    worker_gid: int | None = None
+
+
+OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
+    "name",
+    "sinks",
+    "resource",
+    "level",
+}
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Refuse an option that does not exist or cannot be used, by its name.
+
+    Raises
+    ------
+    ConfigError
+        Naming the option and what is allowed.
+    """
+    for key, value in options.items():
+        if key not in OPTION_NAMES:
+            allowed = ", ".join(sorted(OPTION_NAMES))
+            msg = f"unknown option {key!r}; the options are: {allowed}"
+            raise ConfigError(msg)
+        if key in ("worker_uid", "worker_gid"):
+            _id(key, value)
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            msg = f"{key} must be a number of seconds, 0 or more, not {value!r}"
+            raise ConfigError(msg)
+
+
+def _id(option: str, value: object) -> None:
+    if value is not None and (type(value) is not int or not 0 <= value < _MAX_ID):
+        msg = f"{option} must be a number, as `id` shows it, not {value!r}"
+        raise ConfigError(msg)
