@@ -28,9 +28,6 @@ SCALES = {
 DUPLICATED_PAGE = pytest.mark.xfail(
     strict=True, reason="a page that is there twice gives its records twice"
 )
-LOW_DESCRIPTORS = pytest.mark.xfail(
-    strict=True, reason="a restarted engine reports to a descriptor that is a sink's"
-)
 
 
 @pytest.fixture
@@ -55,7 +52,6 @@ def test_fault_meets_its_figures(name, directory) -> None:
     assert [missed for outcome in outcomes for missed in outcome.missed] == []
 
 
-@LOW_DESCRIPTORS
 def test_engine_killed_where_nothing_else_is_open(directory) -> None:
     """A restarted engine writes nothing but records, whatever numbers are free."""
     # In an interpreter of its own: this one has many descriptors open.
