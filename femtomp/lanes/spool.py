@@ -165,6 +165,10 @@ class Spool:
         here = os.fstat(self.descriptor)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
+    def is_deleted(self) -> bool:
+        """Tell whether the directory was deleted, rather than moved away."""
+        return os.fstat(self.descriptor).st_nlink == 0
+
     def remove(self) -> None:
         """Delete the directory with all in it, if the path still leads to it."""
         import shutil

@@ -155,6 +155,9 @@ class Engine:
                 note("spool", f"the spool {self._spool.path} is gone: {exc}")
                 return False
             note("poll", f"cannot read the spool: {exc}")
+        if self._spool.is_deleted():
+            note("spool", f"the spool {self._spool.path} was deleted")
+            return False
         return True
 
     def _is_alone(self) -> bool:

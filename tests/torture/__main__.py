@@ -25,13 +25,16 @@ def main() -> int:
         f"seed {seed}, scale {options.scale:g}, CPython {platform.python_version()}, "
         f"{os.cpu_count()} cores, Linux {platform.release()}, {options.directory}"
     )
-    print(HEADING, flush=True)
+    if not options.markdown:
+        print(HEADING, flush=True)
     missed = 0
     for name in options.names or FAULTS:
         directory = Path(tempfile.mkdtemp(f"-{name}", "torture-", options.directory))
         try:
             for outcome in FAULTS[name](Given(seed, options.scale, directory)):
-                print(outcome.line(), flush=True)
+                print(outcome.row() if options.markdown else outcome.line(), flush=True)
+                for sample in outcome.samples:
+                    print(sample, file=sys.stderr)
                 missed += bool(outcome.missed)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -47,6 +50,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--directory", default="/dev/shm", help="where the spools lie (/dev/shm)"
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="rows for docs/reliability.md"
     )
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(FAULTS))
     options = parser.parse_args()

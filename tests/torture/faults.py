@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tests.torture import (
+    black_hole,
     damage,
     engine_kills,
     forks,
+    no_room,
+    reentry,
+    sink_down,
+    soak,
     stall,
     supervisor_kills,
     worker_kills,
@@ -28,4 +33,9 @@ FAULTS: Final[dict[str, Callable[[Given], list[Outcome]]]] = {
     "pages": damage.run_pages,
     "forks": forks.run,
     "stall": stall.run,
+    "re-entry": reentry.run,
+    "no-room": no_room.run,
+    "soak": soak.run,
+    "black-hole": black_hole.run,
+    "sink-down": sink_down.run,
 }

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+ALL_CASES_SCALE = 0.01
+
+
 class Given(NamedTuple):
     """A seed, a scale of 1 for the whole figure, and a directory to work in."""
 
@@ -24,6 +27,12 @@ class Given(NamedTuple):
     def chance(self, salt: str = "") -> random.Random:
         """Give a source of moments that is the same for the same seed."""
         return random.Random(f"{self.seed}/{salt}")
+
+    def some(self, cases: list, salt: str) -> list:
+        """Give all cases, or at the suite's small scales a part that the seed draws."""
+        if self.scale >= ALL_CASES_SCALE:
+            return cases
+        return self.chance(salt).sample(cases, -(-len(cases) // 4))
 
     def below(self, name: str) -> Path:
         """Make a directory for a part of the fault."""
@@ -42,6 +51,16 @@ class Outcome(NamedTuple):
     worst: str = ""
     missed: tuple[str, ...] = ()
     seconds: float = 0.0
+    # What was sampled meanwhile, printed below the line.
+    samples: tuple[str, ...] = ()
+
+    def row(self) -> str:
+        """Give the fault's row of the table in docs/reliability.md."""
+        seen = self.worst + (f"; MISSED: {'; '.join(self.missed)}" * bool(self.missed))
+        return (
+            f"| {self.fault} | {self.count:,} | {self.lost} | {self.duplicates} | "
+            f"{seen} |"
+        )
 
     def line(self) -> str:
         """Give the fault's line of the table."""

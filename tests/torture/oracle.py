@@ -53,6 +53,16 @@ def log_until_killed(
             time.sleep(pause_s)
 
 
+def log_for(returned: Returned, seed: int, worker: int, life_s: float) -> None:
+    """Log for a while and return."""
+    log = logging.getLogger(LOGGER)
+    number, end = returned[worker], time.monotonic() + life_s
+    while time.monotonic() < end:
+        log_one(log, seed, worker, number)
+        number += 1
+        returned.set(worker, number)
+
+
 def log_count(returned: Returned, seed: int, worker: int, count: int) -> None:
     """Log so many records and return."""
     log = logging.getLogger(LOGGER)
@@ -65,6 +75,18 @@ def log_count(returned: Returned, seed: int, worker: int, count: int) -> None:
 def forked(work, *args) -> int:
     """Fork a worker; what SIGKILL leaves of it is its lane and its shared word."""
     return fork(work, *args)
+
+
+def log_stamped(returned: Returned, seed: int, worker: int, pause_s: float) -> None:
+    """Log for ever, one record a pause, that says when it was logged."""
+    log = logging.getLogger(LOGGER)
+    number = returned[worker]
+    while True:
+        extra = {"worker": worker, "number": number, "stamp": time.time_ns()}
+        log.info("%s", text_of(seed, worker, number), extra=extra)
+        number += 1
+        returned.set(worker, number)
+        time.sleep(pause_s)
 
 
 class Found(NamedTuple):
@@ -111,6 +133,8 @@ class Verdict:
         self._returned = returned
         self._uids = [array("Q") for _ in range(returned.workers)]
         self._last: dict[str, int] = {}
+        # Calls that did not return, though later ones did: (worker, number).
+        self.excused: set[tuple[int, int]] = set()
         self.found = self.duplicates = 0
         # Records that no worker made; that came with two uids; out of their order.
         self.wrong = self.renamed = self.disordered = 0
@@ -146,6 +170,10 @@ class Verdict:
             self.disordered += int(sequence) <= self._last.get(epoch, -1)
             self._last[epoch] = int(sequence)
 
+    def rows(self, worker: int) -> array:
+        """Give a word for each number of a worker: 0 if it is not there."""
+        return self._uids[worker]
+
     @property
     def lost(self) -> int:
         """Count the records whose call returned and that are not there."""
@@ -153,7 +181,11 @@ class Verdict:
         for worker, count in enumerate(self._returned.all()):
             uids = self._uids[worker]
             lost += count - sum(1 for uid in uids[:count] if uid)
-        return lost
+        return lost - sum(
+            1
+            for worker, number in self.excused
+            if number >= len(self._uids[worker]) or not self._uids[worker][number]
+        )
 
     def faults(self) -> dict[str, bool]:
         """Give the conditions that hold for every fault, for `misses`."""
@@ -212,10 +244,10 @@ class Latencies:
 
 
 def log_timed(
-    returned: Returned, seed: int, worker: int, latencies: Latencies, slot: int,
+    returned: Returned, seed: int, worker: int, latencies: Latencies, slot: Returned,
     pause_s: float,
 ) -> None:  # fmt: skip
-    """Log for ever, one record a pause, and note how long each call took."""
+    """Log for ever, one record a pause; note how long each call took in `slot[0]`."""
     log = logging.getLogger(LOGGER)
     number = returned[worker]
     clock = time.perf_counter_ns
@@ -227,5 +259,5 @@ def log_timed(
         took = clock() - begun
         number += 1
         returned.set(worker, number)
-        latencies.add(slot, took)
+        latencies.add(slot[0], took)
         time.sleep(pause_s)

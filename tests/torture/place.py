@@ -7,8 +7,10 @@ import shutil
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import femtomp
+from femtomp.lanes import place
 from femtomp.lanes.queue import Puller
 from femtomp.lanes.spool import ENGINE, ENGINE_STARTS, Spool
 from tests.processes.harness import Attached, is_running, until
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from femtomp.supervisor.process import Server
 
 FLUSH_S = 300.0
+KINDS = ("mmap", "write")
 
 
 @contextmanager
@@ -35,23 +38,38 @@ def crowded(descriptors: int = 24) -> Iterator[None]:
 
 
 @contextmanager
-def serving(directory: Path, *more: object, bare: bool = False) -> Iterator[Server]:
+def serving(
+    directory: Path,
+    *more: object,
+    bare: bool = False,
+    kind: str | None = None,
+    parent: Path | None = None,
+    patience_s: float = 10.0,
+) -> Iterator[Server]:
     """Run a server that writes `app.jsonl` below a directory, whose spool is there too.
 
     The supervisor's own descriptors get low numbers only where `bare` asks for it.
+    `kind` is the workers' writer; the best for the directory if it is not given.
     """
     sinks = [femtomp.FileSink(directory / "app.jsonl"), *more]
+    chosen = kind or place.choose_writer(directory)
     with (
         crowded(0 if bare else 24),
-        femtomp.start_server(sinks, spool_parent=directory) as server,
-        Attached(LOGGER),
+        mock.patch.object(place, "choose_writer", return_value=chosen),
     ):
-        yield server
+        server = femtomp.start_server(sinks, spool_parent=parent or directory)
+    try:
+        with Attached(LOGGER):
+            yield server
+    finally:
+        server.stop(patience_s)
 
 
 def engine_of(spool: Spool) -> int:
     """Give the engine's pid, as the control page has it."""
-    return spool.control()[ENGINE]
+    pid = spool.control()[ENGINE]
+    assert pid, "the control page cannot be read"  # 0 would be this process's group
+    return pid
 
 
 def starts_of(spool: Spool) -> int:
@@ -61,6 +79,7 @@ def starts_of(spool: Spool) -> int:
 
 def kill(*pids: int) -> None:
     """SIGKILL processes, all before waiting for any; reap those that are children."""
+    assert all(pid > 0 for pid in pids)
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)

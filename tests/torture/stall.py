@@ -21,17 +21,19 @@ MOST = 3.0
 
 def run(given: Given) -> list[Outcome]:
     """Time the calls of one worker while the engine runs, and while it stands."""
-    each_s = max(1.5, FULL_S * given.scale)
+    each_s = max(0.7, FULL_S * given.scale)
     watch = Watch()
     returned = Returned(2)
     latencies = oracle.Latencies(2, 250_000)
     with serving(given.directory) as server:
         engine = engine_of(server._spool)
-        for slot in range(2):
-            if slot:
+        slot = Returned(1)
+        for turn in range(2):
+            slot.set(0, turn)
+            if turn:
                 os.kill(engine, signal.SIGSTOP)
             worker = oracle.forked(
-                oracle.log_timed, returned, given.seed, slot, latencies, slot, PAUSE_S
+                oracle.log_timed, returned, given.seed, turn, latencies, slot, PAUSE_S
             )
             time.sleep(each_s)
             kill(worker)

@@ -15,14 +15,19 @@ from tests.torture.figures import HEADING, Given, Outcome
 
 # A few seconds each.
 SCALES = {
-    "worker": 0.004,
-    "engine": 0.003,
+    "worker": 0.001,
+    "engine": 0.002,
     "supervisor": 0.005,
     "truncation": 0.02,
     "bits": 0.02,
     "pages": 1.0,
-    "forks": 0.01,
+    "forks": 0.003,
     "stall": 0.01,
+    "re-entry": 0.005,
+    "sink-down": 0.001,
+    "black-hole": 0.01,
+    "no-room": 0.005,
+    "soak": 0.0004,
 }
 # What the table misses for a defect that is known.
 DUPLICATED_PAGE = pytest.mark.xfail(
