@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.torture import (
     black_hole,
+    crash_points,
     damage,
     engine_kills,
     forks,
@@ -31,6 +32,8 @@ FAULTS: Final[dict[str, Callable[[Given], list[Outcome]]]] = {
     "truncation": damage.run_truncation,
     "bits": damage.run_bit_flips,
     "pages": damage.run_pages,
+    "worker-points": crash_points.run_workers,
+    "engine-points": crash_points.run_engines,
     "forks": forks.run,
     "stall": stall.run,
     "re-entry": reentry.run,

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -28,7 +29,7 @@ class Given(NamedTuple):
         """Give a source of moments that is the same for the same seed."""
         return random.Random(f"{self.seed}/{salt}")
 
-    def some(self, cases: list, salt: str) -> list:
+    def some(self, cases: Sequence, salt: str) -> Sequence:
         """Give all cases, or at the suite's small scales a part that the seed draws."""
         if self.scale >= ALL_CASES_SCALE:
             return cases

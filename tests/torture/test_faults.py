@@ -28,6 +28,8 @@ SCALES = {
     "black-hole": 0.01,
     "no-room": 0.005,
     "soak": 0.0004,
+    "worker-points": 0.005,
+    "engine-points": 0.002,
 }
 # What the table misses for a defect that is known.
 DUPLICATED_PAGE = pytest.mark.xfail(
