@@ -1,11 +1,12 @@
 # Every target sets itself up: Python >= 3.11 with venv, and make, are all it needs.
 #
-#   make demo | test | lint | types | benchmark | clean
+#   make demo | test | torture | lint | types | benchmark | clean
 #
 # VENV=DIR       the virtual environment (.venv)
 # PYTHON=EXE     what to make it with; else the first usable of the names below
 # WORKERS=N      test processes (2)
-# TESTS=PATHS    a part of the suite;  ARGS=...  more arguments for the job
+# TESTS=PATHS    a part of the suite;  ARGS=...  more arguments for the job,
+#                as in: make torture ARGS="--seed 7 --scale 0.1 worker engine"
 
 VENV ?= .venv
 WORKERS ?= 2
@@ -20,7 +21,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 	$(shell $(p) -c '$(USABLE)' >/dev/null 2>&1 && echo $(p))))
 
-.PHONY: demo test lint types benchmark clean
+.PHONY: demo test torture lint types benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/femtomp demo $(ARGS)
@@ -29,6 +30,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup \
 		--max-worker-restart 2 $(ARGS) $(TESTS)
+
+# Whole counts: an hour. It exits with 1 if a figure was missed.
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

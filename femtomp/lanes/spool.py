@@ -45,6 +45,7 @@ class State(IntEnum):
     RUNNING = 1
     STOPPING = 2
     STOPPED = 3
+    REMOVING = 4  # all was delivered
 
 
 STATE: Final = 0
@@ -165,12 +166,25 @@ class Spool:
         here = os.fstat(self.descriptor)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
+    def is_deleted(self) -> bool:
+        """Tell whether the directory was deleted, rather than moved away."""
+        return os.fstat(self.descriptor).st_nlink == 0
+
     def remove(self) -> None:
-        """Delete the directory with all in it, if the path still leads to it."""
+        """Delete the directory with all in it, if the path still leads to it.
+
+        The lanes first: a spool without them has nothing to keep (`was_removing`).
+        """
         import shutil
 
         if self.exists():
+            shutil.rmtree(os.path.join(self.path, "lanes"), ignore_errors=True)
             shutil.rmtree(self.path, ignore_errors=True)
+
+    def was_removing(self) -> bool:
+        """Tell whether somebody began to delete the spool, and may have died then."""
+        removing = self.control()[STATE] == State.REMOVING
+        return removing or os.fstat(self.lanes).st_nlink == 0
 
     def descriptors(self) -> list[tuple[int, int, int]]:
         """Return (descriptor, device, inode) of the directories, for a forked child."""

@@ -173,6 +173,9 @@ class Engine:
                 note("spool", f"the spool {self._spool.path} is gone: {exc}")
                 return False
             note("poll", f"cannot read the spool: {exc}")
+        if self._spool.is_deleted():
+            note("spool", f"the spool {self._spool.path} was deleted")
+            return False
         return True
 
     def _is_alone(self) -> bool:
@@ -196,18 +199,23 @@ class Engine:
         if not drained:
             self._say_what_is_left()
         elif self._is_alone():
-            self._spool.remove()  # no master is left to read the statistics
+            self._remove()  # no master is left to read the statistics
         return EXIT_DRAINED if drained else EXIT_LEFT
 
     def _leave(self) -> int:
         """Drain because nobody is left, for as long as `linger_s` says."""
         drained = self._drain(time.monotonic() + self._config.linger_s)
         if drained:
-            self._spool.remove()
+            self._remove()
             return EXIT_DRAINED
         self._spool.set_control(STATE, State.STOPPED)
         self._say_what_is_left()
         return EXIT_LEFT
+
+    def _remove(self) -> None:
+        # Said first: who finds half of it knows that nothing was in it any more.
+        self._spool.set_control(STATE, State.REMOVING)
+        self._spool.remove()
 
     def _say_what_is_left(self) -> None:
         sinks = read_stats(self._spool).sinks

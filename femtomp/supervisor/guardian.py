@@ -119,7 +119,7 @@ def _guard(launch: Launch) -> None:
         if launch.ready >= 0:
             os.close(launch.ready)
             launch = replace(launch, ready=-1)
-        if _wait_for(pid, stopping):
+        if _wait_for(pid, stopping) or is_over(spool):
             break
         # Told to stop by `stop()`, or long ago by a signal: what is left stays.
         if spool.control()[STATE] >= State.STOPPING or stopping.is_over():
@@ -130,6 +130,16 @@ def _guard(launch: Launch) -> None:
             stopping.begin()
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
     lock.release()
+
+
+def is_over(spool: Spool) -> bool:
+    """Tell whether a dead engine needs no other: its spool is gone.
+
+    One that died while it deleted the spool had delivered all; the rest is done here.
+    """
+    if spool.was_removing():
+        spool.remove()
+    return spool.is_deleted()
 
 
 class Stopping:

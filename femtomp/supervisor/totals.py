@@ -3,7 +3,7 @@
 In: a drained lane. Out: sums in `lanes/ffffffffffffffffffffffff.cur`, which has the
 format of any cursor file. A slot's position holds the name of the lane added last
 instead of a place: an engine that died between adding a lane and unlinking it does not
-add it again, because lanes are reaped one at a time.
+add it again, because lanes are reaped one at a time, and that one first.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ class Totals:
         self._file = CursorFile(
             directory, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _STARTED)
         )
+
+    def has_begun(self, epoch: str) -> bool:
+        """Tell whether a lane was added, if only in part: it is to be reaped first."""
+        mark = _mark(epoch)
+        cursors = self._file.cursors.values()
+        return any(cursor is not None and cursor.position == mark for cursor in cursors)
 
     def add(self, epoch: str, member: Member) -> None:
         """Add a drained lane, once."""

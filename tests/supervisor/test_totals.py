@@ -105,22 +105,6 @@ def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
     assert read(two) == BOTH
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only the lane that was added last is known to be added"
-)
-def test_lane_is_added_once_whatever_comes_between(two) -> None:
-    """An engine that died between adding and unlinking a lane, and whose successor reaps
-    another lane first, does not add the first one twice.
-    """
-    first, second = two.members
-    Totals(two.directory, SINKS).add(first, two.members[first])
-    two.restart()
-    totals = Totals(two.directory, SINKS)
-    totals.add(second, two.members[second])
-    totals.add(first, two.members[first])
-    assert read(two) == BOTH
-
-
 def test_sums_are_kept_for_sinks_that_come_and_go(two) -> None:
     """Sums are found by the sink's name, whatever the order of another start."""
     totals = Totals(two.directory, SINKS)
