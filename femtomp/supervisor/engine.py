@@ -14,15 +14,25 @@ import os
 import select
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.config import level_number
 from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import ENGINE_LOCK, Lock
-from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
+from femtomp.lanes.spool import (
+    DEADLINE,
+    ENGINE,
+    ENGINE_STARTS,
+    ENGINE_TICKS,
+    STATE,
+    Spool,
+    State,
+)
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
     EXIT_DRAINED,
@@ -39,6 +49,8 @@ from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.stats import read_stats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from femtomp.config import SinkOptions
     from femtomp.sinks import Driver
     from femtomp.supervisor.guardian import Launch
@@ -77,8 +89,12 @@ class Engine:
         self._spool = Spool(launch.spool)
         base: dict[str, Any] = dict(self._config.resource)
         self._poller = Poller(self._spool, base, self._wake)
-        self._pumps = [
-            Pump(
+        self._pumps: list[Pump] = []
+
+    def _make_pumps(self) -> list[Pump]:
+        make = self._maker_of_pumps()
+        return [
+            make(
                 str(sink.name),
                 severity_number(level_number(sink.level)),
                 self._builder(sink),
@@ -86,6 +102,21 @@ class Engine:
             )
             for sink in self._config.sinks
         ]
+
+    def _maker_of_pumps(self) -> Callable[..., Pump]:
+        """Return what makes a pump: a careful one if an engine died before this one."""
+        if self._spool.control()[ENGINE_STARTS] <= 1:
+            return Pump
+        members = self._poller.members
+        try:
+            self._poller.scan()
+            for member in members.values():
+                member.lane.refresh()
+            care = Care(self._spool, self._spool.sinks, members)
+        except OSError as exc:
+            note("marks", f"no poison marks, what kills the engine stays: {exc}")
+            return Pump
+        return partial(CarefulPump, care=care)
 
     def _builder(self, sink: SinkOptions) -> Any:
         def make() -> Driver:
@@ -108,6 +139,7 @@ class Engine:
             self._lock = Lock(self._spool, ENGINE_LOCK)  # until this process ends
         except SpoolError as exc:
             return exc
+        self._pumps = self._make_pumps()
         for pump in self._pumps:
             pump.start()
         for pump in self._pumps:

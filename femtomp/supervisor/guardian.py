@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import FemtompError
 from femtomp.lanes.lock import GUARDIAN_LOCK, Lock
-from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, STATE, Spool, State
+from femtomp.lanes.spool import (
+    ENGINE_ENDED,
+    ENGINE_STARTS,
+    GUARDIAN,
+    STATE,
+    Spool,
+    State,
+)
 from femtomp.sinks.secrets import masked
 
 if TYPE_CHECKING:
@@ -119,8 +126,10 @@ def _guard(launch: Launch) -> None:
         if launch.ready >= 0:
             os.close(launch.ready)
             launch = replace(launch, ready=-1)
-        if _wait_for(pid, stopping):
+        status = _wait_for(pid, stopping)
+        if os.waitstatus_to_exitcode(status) in MEANT_ENDS:
             break
+        spool.set_control(ENGINE_ENDED, status + 1)
         # Told to stop by `stop()`, or long ago by a signal: what is left stays.
         if spool.control()[STATE] >= State.STOPPING or stopping.is_over():
             break
@@ -194,8 +203,8 @@ def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
         os._exit(status)
 
 
-def _wait_for(engine: int, stopping: Stopping) -> bool:
-    """Wait until the engine ends, passing signals on; True if it meant to end."""
+def _wait_for(engine: int, stopping: Stopping) -> int:
+    """Wait until the engine ends, passing signals on; return its wait status."""
     if stopping.is_on:
         os.kill(engine, signal.SIGTERM)  # the one before it died of something else
     while True:
@@ -206,7 +215,7 @@ def _wait_for(engine: int, stopping: Stopping) -> bool:
             continue
         pid, status = os.waitpid(engine, os.WNOHANG)
         if pid == engine:
-            return os.waitstatus_to_exitcode(status) in MEANT_ENDS
+            return status
 
 
 if __name__ == "__main__":

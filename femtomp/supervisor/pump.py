@@ -23,7 +23,7 @@ from femtomp.supervisor.notes import note
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from femtomp.errors import CodecError
+    from femtomp.lanes.reader import Chunk
     from femtomp.record import Record
     from femtomp.supervisor.batch import Batch, Stream
     from femtomp.supervisor.members import Member
@@ -103,8 +103,7 @@ class Pump(threading.Thread):
             # Another lane is first each time: none can starve the others.
             member = members[(index + self._turn) % len(members)]
             found = self._streams(member)
-            if found and member.cursors.cursors[self.sink] is None:
-                own.append(member.started(_first_time(found)))
+            own += self._announced(member, found)
             streams += found
             room -= sum(len(stream.fates) for stream in found)
             if room <= 0:
@@ -119,16 +118,28 @@ class Pump(threading.Thread):
             return []
         base = Cursor(position, cursor.counters)
         return [
-            sort_out(
-                lane.epoch, base, chunk, self._severity,
-                member.resource, member.of_process, self._damaged,
-            )
+            self._sorted(member, base, chunk)
             for chunk in (lane.read(position), lane.read_side(position))
             if chunk is not None
-        ]  # fmt: skip
+        ]
 
-    def _damaged(self, exc: CodecError) -> None:
-        note(f"{self.sink}:damaged", f"a record cannot be read, counted: {exc}")
+    def _sorted(self, member: Member, base: Cursor, chunk: Chunk) -> Stream:
+        return sort_out(
+            member.lane.epoch, base, chunk, self._severity,
+            member.resource, member.of_process, self._damaged,
+        )  # fmt: skip
+
+    def _announced(self, member: Member, found: list[Stream]) -> list[Record]:
+        """Return the event that comes before a lane's first record, if it is due."""
+        cursor = member.cursors.cursors[self.sink]
+        if not found or (cursor is not None and not _only_quarantined(cursor)):
+            return []
+        event = member.started(_first_time(found))
+        return [event] if event.severity_number >= self._severity else []
+
+    def _damaged(self, exc: Exception) -> None:
+        problem = str(exc) or type(exc).__name__
+        note(f"{self.sink}:damaged", f"a record cannot be read, counted: {problem}")
 
     # -- to the destination ----------------------------------------------------------
 
@@ -187,14 +198,21 @@ class Pump(threading.Thread):
     def _commit(self, batch: Batch, done: int, refused: int) -> None:
         for epoch, cursor in progress(batch, done, refused).items():
             member = self._members.get(epoch)
-            if member is None:
-                continue
-            try:
-                member.cursors.commit(self.sink, cursor)
-            except OSError as exc:
-                # Go on from memory; should the engine die, these records come twice.
-                member.cursors.cursors[self.sink] = cursor
-                note(f"cursor:{epoch}", f"cursor of {self.sink} not written: {exc}")
+            if member is not None:
+                self._move(member, cursor)
+
+    def _move(self, member: Member, cursor: Cursor) -> None:
+        try:
+            member.cursors.commit(self.sink, cursor)
+        except OSError as exc:
+            # Go on from memory; should the engine die, these records come twice.
+            member.cursors.cursors[self.sink] = cursor
+            text = f"cursor of {self.sink} not written: {exc}"
+            note(f"cursor:{member.lane.epoch}", text)
+
+
+def _only_quarantined(cursor: Cursor) -> bool:
+    return 0 < cursor.counters.quarantined == sum(cursor.counters)
 
 
 def _first_time(streams: list[Stream]) -> int:
