@@ -148,7 +148,8 @@ class Engine:
                 return pump.failure
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
-        self._spool.set_control(STATE, State.RUNNING)
+        if self._spool.control()[STATE] < State.STOPPING:
+            self._spool.set_control(STATE, State.RUNNING)
         return None
 
     def run(self) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from femtomp.errors import FemtompError
 from femtomp.lanes.lock import GUARDIAN_LOCK, Lock
 from femtomp.lanes.spool import (
+    DEADLINE,
     ENGINE_ENDED,
     ENGINE_STARTS,
     GUARDIAN,
@@ -130,15 +131,23 @@ def _guard(launch: Launch) -> None:
         if os.waitstatus_to_exitcode(status) in MEANT_ENDS:
             break
         spool.set_control(ENGINE_ENDED, status + 1)
-        # Told to stop by `stop()`, or long ago by a signal: what is left stays.
-        if spool.control()[STATE] >= State.STOPPING or stopping.is_over():
-            break
+        if stopping.is_over() or _is_too_late(spool):
+            break  # what is left stays
         if time.monotonic() - begun >= _STEADY_S:
             backoff_s = 0.0
         if waited_for(STOP_SIGNALS, backoff_s):
             stopping.begin()
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
     lock.release()
+
+
+def _is_too_late(spool: Spool) -> bool:
+    """Tell whether the time that `stop()` gave is over. A drain outlives an engine."""
+    control = spool.control()
+    deadline_ns = control[DEADLINE]
+    return control[STATE] == State.STOPPED or (
+        control[STATE] == State.STOPPING and 0 < deadline_ns <= time.monotonic_ns()
+    )
 
 
 class Stopping:

@@ -180,7 +180,7 @@ def test_two_deadly_records(shop, stage):
     """Of two deadly records, one the very last, each is found; all others arrive."""
     last = 999
     chance = random.Random(SEED)
-    deadly = {n: f"deadly to {stage} %d" for n in (chance.randrange(last), last)}
+    deadly = dict.fromkeys((chance.randrange(last), last), f"deadly to {stage} %d")
     with shop.start(), Attached():
         shop.pool(last + 1, deadly)
         assert shop.server.flush(60)
@@ -208,6 +208,19 @@ def test_a_deadly_record_in_the_side_file(shop):
         shop.check({"bad": 1}, spared=[(0, 15)])
 
 
+def test_a_stop_outlives_the_engine(shop):
+    """A deadly record that comes up in the drain costs engines, not the drain."""
+    (shop.path / "bad.jsonl.down").touch()
+    with shop.start(), Attached():
+        shop.pool(1000, {777: "deadly to write %d"})
+        (shop.path / "bad.jsonl.down").unlink()
+        report = shop.server.stop(60)
+        assert report.drained
+        assert report.quarantined == {"bad": 1, "good": 0}
+        for path, gone in ((shop.bad, [(1, 777)]), (shop.good, [])):
+            assert missing_and_double(lines(path), shop.returned)[0] == gone
+
+
 @pytest.mark.parametrize("error", ["MemoryError", "RecursionError"])
 @pytest.mark.parametrize("body", ["deadly to write %d", "raises when loaded %d"])
 def test_errors_of_python_kill_nothing(shop, error, body):
@@ -216,6 +229,8 @@ def test_errors_of_python_kill_nothing(shop, error, body):
         shop.pool(100, {50: body})
         assert shop.server.flush(20)
         assert shop.starts() == 1
+        # An engine that follows none pays nothing.
+        assert not (shop.server.spool / "marks").exists()
         bad = shop.server.stats().sinks["bad"]
         assert (bad.refused + bad.corrupt, bad.delivered) == (1, 299)
 
