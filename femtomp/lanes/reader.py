@@ -73,13 +73,20 @@ class Chunk(NamedTuple):
     base: int = 0
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """Frames in bytes that were read; offsets of the frames are within `data`."""
 
+    number: int
+    offset: int
     data: bytes
     frames: list[Frame]
     after: int
     corrupt: int = 0
+
+    def first(self) -> Found:
+        """Return the first frame alone."""
+        frames = self.frames[:1]
+        return self._replace(frames=frames, after=self.offset + frames[0].next)
 
 
 class Lane:
@@ -289,34 +296,28 @@ class Lane:
         total = 0
         while True:
             position = self.normalised(position)
-            found = self._frames(position.segment, position.offset)
+            found = self.find(position.segment, position.offset)
             if found is None:
                 break
             total += len(found.frames)
             position = position._replace(offset=found.after)
         side = position.side
-        while self.has_side and (found := self._frames(SIDE, side)) is not None:
+        while self.has_side and (found := self.find(SIDE, side)) is not None:
             total += len(found.frames)
             side = found.after
         return total
 
-    def count_segment(self, position: Position) -> tuple[int, int]:
-        """Return how many frames, and damaged places, lie behind one in a segment."""
-        total = damaged = 0
-        while (found := self._frames(position.segment, position.offset)) is not None:
-            total += len(found.frames)
-            damaged += found.corrupt
-            position = position._replace(offset=found.after)
-        return total, damaged
-
     def _read(self, number: int, offset: int) -> Chunk | None:
-        found = self._frames(number, offset)
-        if found is None:
-            return None
-        fields = wire.decode_chunk(found.data, found.frames, hostile=self._hostile)
-        return Chunk(number, found.frames, fields, found.after, found.corrupt, offset)
+        found = self.find(number, offset)
+        return None if found is None else self.load(found)
 
-    def _frames(self, number: int, offset: int) -> _Found | None:
+    def load(self, found: Found) -> Chunk:
+        """Decode the frames that were found."""
+        number, offset, data, frames, after, corrupt = found
+        fields = wire.decode_chunk(data, frames, hostile=self._hostile)
+        return Chunk(number, frames, fields, after, corrupt, offset)
+
+    def find(self, number: int, offset: int) -> Found | None:
         """Find frames from an offset on; None if nothing whole is there yet."""
         # Asked before reading: what is written later than this is for the next time.
         closed = self._is_closed(number)
@@ -331,7 +332,7 @@ class Lane:
                 data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
                 frames, behind, tail = frame.split(data, 0, self._seed)
             if frames:
-                return _Found(data, frames, offset + behind)
+                return Found(number, offset, data, frames, offset + behind)
             if tail is Tail.END or not (
                 closed or self._is_lasting(number, offset, tail)
             ):
@@ -357,18 +358,17 @@ class Lane:
 
     def _salvage(
         self, descriptor: int, number: int, offset: int, size: int, *, closed: bool
-    ) -> _Found | None:
+    ) -> Found | None:
         """Step over bytes that are no frame, to the next place that validates."""
         data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
         place = frame.resync(data, 0, self._seed)
         if place is not None:
-            return _Found(b"", [], offset + place, corrupt=1)
-        if self._file(number)[1] is not None:
-            return _Found(b"", [], offset + len(data), corrupt=1)
-        if closed:
-            # A tail with nothing behind it: its call never returned, or rolled over
-            # and wrote the record again. Nothing to count.
-            return _Found(b"", [], offset + len(data))
+            return Found(number, offset, b"", [], offset + place, corrupt=1)
+        mapped = self._file(number)[1] is not None
+        if mapped or closed:
+            # With `write`, a tail with nothing behind it is a call that never returned,
+            # or rolled over and wrote the record again: nothing to count.
+            return Found(number, offset, b"", [], offset + len(data), int(mapped))
         return None
 
 

@@ -16,7 +16,7 @@ link into it.
     root's, 0711, with files that they may read.
 
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
-             | engine's start time | pid that pulls
+             | engine's start time | pid that pulls | how the engine before it ended
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ ENGINE_TICKS: Final = 5
 # Pid of the process whose `Server.queue.get` wants the lanes kept until it has read
 # them.
 PULLER: Final = 6
+# Wait status of the engine that died last, plus one; 0: not known.
+ENGINE_ENDED: Final = 7
 CONTROL_WORDS: Final = 64
 
 

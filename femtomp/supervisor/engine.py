@@ -14,6 +14,7 @@ import os
 import select
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.config import level_number
@@ -21,9 +22,18 @@ from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import ENGINE_LOCK, Lock
 from femtomp.lanes.space import Overflow, Space
-from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
+from femtomp.lanes.spool import (
+    DEADLINE,
+    ENGINE,
+    ENGINE_STARTS,
+    ENGINE_TICKS,
+    STATE,
+    Spool,
+    State,
+)
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
     EXIT_DRAINED,
@@ -40,6 +50,8 @@ from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.stats import read_stats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from femtomp.config import SinkOptions
     from femtomp.sinks import Driver
     from femtomp.supervisor.guardian import Launch
@@ -80,8 +92,12 @@ class Engine:
         self._poller = Poller(
             self._spool, base, self._wake, self._limits(), self._stalled
         )
-        self._pumps = [
-            Pump(
+        self._pumps: list[Pump] = []
+
+    def _make_pumps(self) -> list[Pump]:
+        make = self._maker_of_pumps()
+        return [
+            make(
                 str(sink.name),
                 severity_number(level_number(sink.level)),
                 self._builder(sink),
@@ -100,6 +116,21 @@ class Engine:
             engine_pid=os.getpid(),
             engine_ticks=start_ticks(),
         )
+
+    def _maker_of_pumps(self) -> Callable[..., Pump]:
+        """Return what makes a pump: a careful one if an engine died before this one."""
+        if self._spool.control()[ENGINE_STARTS] <= 1:
+            return Pump
+        members = self._poller.members
+        try:
+            self._poller.scan()
+            for member in members.values():
+                member.lane.refresh()
+            care = Care(self._spool, self._spool.sinks, members)
+        except OSError as exc:
+            note("marks", f"no poison marks, what kills the engine stays: {exc}")
+            return Pump
+        return partial(CarefulPump, care=care)
 
     def _builder(self, sink: SinkOptions) -> Any:
         def make() -> Driver:
@@ -125,6 +156,7 @@ class Engine:
             self._lock = Lock(self._spool, ENGINE_LOCK)  # until this process ends
         except SpoolError as exc:
             return exc
+        self._pumps = self._make_pumps()
         for pump in self._pumps:
             pump.start()
         for pump in self._pumps:
@@ -134,7 +166,8 @@ class Engine:
         self._poller.publish_limits()  # before any writer can ask for them
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
-        self._spool.set_control(STATE, State.RUNNING)
+        if self._spool.control()[STATE] < State.STOPPING:
+            self._spool.set_control(STATE, State.RUNNING)
         return None
 
     def run(self) -> int:

@@ -97,8 +97,7 @@ class Member:
                 position, counters = cursor or Cursor()
                 missed = Counters()
                 while position.segment <= number:
-                    frames, damaged = self.lane.count_segment(position)
-                    missed = missed.plus(Counters(evicted=frames, corrupt=damaged))
+                    missed = missed.plus(_rest(self.lane, position))
                     position = Position(
                         position.segment + 1, seg.FRAMES_AT, position.side
                     )
@@ -159,6 +158,17 @@ class Member:
                 os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 pass  # reaped before, by an engine that died in between
+
+
+def _rest(lane: Lane, position: Position) -> Counters:
+    """Count what lies behind a position in its segment."""
+    evicted = corrupt = 0
+    number, offset = position.segment, position.offset
+    while (found := lane.find(number, offset)) is not None:
+        evicted += len(found.frames)
+        corrupt += found.corrupt
+        offset = found.after
+    return Counters(evicted=evicted, corrupt=corrupt)
 
 
 def open_member(

@@ -202,7 +202,10 @@ class Server:
             self._spool.remove()
         left = None if drained else self.spool
         refused = {name: sink.refused for name, sink in stats.sinks.items()}
-        return DrainReport(drained, pending, stats.dropped, refused, left, duration_s)
+        quarantined = {name: sink.quarantined for name, sink in stats.sinks.items()}
+        return DrainReport(
+            drained, pending, stats.dropped, refused, quarantined, left, duration_s
+        )
 
     def _let_go(self, supervisor: Supervisor) -> None:
         self._on_end(self)

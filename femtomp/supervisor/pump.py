@@ -23,9 +23,9 @@ from femtomp.supervisor.notes import note
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from femtomp.errors import CodecError
+    from femtomp.lanes.reader import Chunk
     from femtomp.record import Record
-    from femtomp.supervisor.batch import Batch, Stream
+    from femtomp.supervisor.batch import Batch, Step, Stream
     from femtomp.supervisor.members import Member
 
 # Enough to amortise a system call or request; also the most that can come twice.
@@ -105,8 +105,7 @@ class Pump(threading.Thread):
             # Another lane is first each time: none can starve the others.
             member = members[(index + self._turn) % len(members)]
             found = self._streams(member)
-            if found and member.cursors.cursors[self.sink] is None:
-                own.append(member.started(_first_time(found)))
+            own += self._announced(member, found)
             streams += found
             room -= sum(len(stream.fates) for stream in found)
             if room <= 0:
@@ -121,16 +120,28 @@ class Pump(threading.Thread):
             return []
         base = Cursor(position, cursor.counters)
         return [
-            sort_out(
-                lane.epoch, base, chunk, self._severity,
-                member.resource, member.of_process, self._damaged,
-            )
+            self._sorted(member, base, chunk)
             for chunk in (lane.read(position), lane.read_side(position))
             if chunk is not None
-        ]  # fmt: skip
+        ]
 
-    def _damaged(self, exc: CodecError) -> None:
-        note(f"{self.sink}:damaged", f"a record cannot be read, counted: {exc}")
+    def _sorted(self, member: Member, base: Cursor, chunk: Chunk) -> Stream:
+        return sort_out(
+            member.lane.epoch, base, chunk, self._severity,
+            member.resource, member.of_process, self._damaged,
+        )  # fmt: skip
+
+    def _announced(self, member: Member, found: list[Stream]) -> list[Record]:
+        """Return the event that comes before a lane's first record, if it is due."""
+        cursor = member.cursors.cursors[self.sink]
+        if not found or (cursor is not None and not _is_untouched(cursor)):
+            return []
+        event = member.started(_first_time(found))
+        return [event] if event.severity_number >= self._severity else []
+
+    def _damaged(self, exc: Exception) -> None:
+        problem = str(exc) or type(exc).__name__
+        note(f"{self.sink}:damaged", f"a record cannot be read, counted: {problem}")
 
     # -- to the destination ----------------------------------------------------------
 
@@ -197,12 +208,21 @@ class Pump(threading.Thread):
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
         for epoch, steps in progress(batch, done, before).items():
             member = self._members.get(epoch)
-            if member is None:
-                continue
-            try:
-                member.advance(self.sink, steps)
-            except OSError as exc:
-                note(f"cursor:{epoch}", f"cursor of {self.sink} not written: {exc}")
+            if member is not None:
+                self._move(member, steps)
+
+    def _move(self, member: Member, steps: Sequence[Step]) -> None:
+        try:
+            member.advance(self.sink, steps)
+        except OSError as exc:
+            text = f"cursor of {self.sink} not written: {exc}"
+            note(f"cursor:{member.lane.epoch}", text)
+
+
+def _is_untouched(cursor: Cursor) -> bool:
+    """Tell whether all that was counted so far was stepped over, unseen by the sink."""
+    counters = cursor.counters
+    return 0 < counters.quarantined + counters.evicted == sum(counters)
 
 
 def _first_time(streams: list[Stream]) -> int:

@@ -109,6 +109,8 @@ class DrainReport:
         Records that could not be kept while the server ran, by reason.
     refused : dict of str to int
         Records that a sink's destination would not take, by sink.
+    quarantined : dict of str to int
+        Records that killed the engine and were stepped over, by sink.
     spool : Path or None
         Where what is left lies; None if nothing is.
     duration_s : float
@@ -118,6 +120,7 @@ class DrainReport:
     pending: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
     spool: Path | None = None
     duration_s: float = 0.0
 
