@@ -180,6 +180,7 @@ def start_server(
     ... )
     """
     from femtomp.supervisor.start import start
+    from femtomp.worker.channel import watch
     from femtomp.worker.sender import queue
 
     return start(
@@ -191,6 +192,7 @@ def start_server(
         config=config,
         make_queue=queue,
         make_init=_init_for,
+        watch=watch,
         **options,
     )
 

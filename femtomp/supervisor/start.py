@@ -21,7 +21,8 @@ from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.options import ServerConfig, ServerOptions, check_options
-from femtomp.supervisor.launch import launch
+from femtomp.supervisor.launch import Launcher, launch
+from femtomp.supervisor.pair import Pair
 from femtomp.supervisor.process import Server
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def start(
     config: object,
     make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
     make_init: Callable[[str], Callable[..., None]],
+    watch: Callable[[str, Callable[[], None] | None], None],
     **options: Unpack[ServerOptions],
 ) -> Server:
     """Start a supervisor; see `femtomp.start_server`, which fills in the makers."""
@@ -95,20 +97,29 @@ def start(
         master={"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
         workers=workers,
     )
+    launcher = Launcher(told, spool)
     try:
-        supervisor = launch(told, spool)
+        pair = Pair(spool, launcher, launch(launcher))
     except BaseException:
+        launcher.close()
         spool.remove()
         spool.close()
         raise
     path = spool.path
+
+    def forget(server: Server) -> None:
+        watch(path, None)
+        _forget(server)
+
     server = Server(
         spool,
-        supervisor,
+        pair,
         queue=make_queue(path, attributes),
         worker_init=make_init(path),
-        on_end=_forget,
+        on_end=forget,
     )
+    watch(path, pair.tend)
+    server.queue.tend = pair.tend
     os.environ[SPOOL_VARIABLE] = path
     atexit.register(_stop_at_exit)
     _running = server

@@ -21,6 +21,7 @@ from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from femtomp.lanes.spool import Spool
@@ -193,7 +194,9 @@ def _counts(stats: SinkStats) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def wait_delivered(spool: Spool, timeout: float | None) -> bool:
+def wait_delivered(
+    spool: Spool, timeout: float | None, tend: Callable[[], None] | None = None
+) -> bool:
     """Wait until every sink has passed what the lanes hold now.
 
     Parameters
@@ -201,6 +204,8 @@ def wait_delivered(spool: Spool, timeout: float | None) -> bool:
     spool : Spool
     timeout : float or None
         Seconds; None for no limit.
+    tend : callable, optional
+        Called while waiting: sees to it that there is an engine to wait for.
 
     Returns
     -------
@@ -216,6 +221,8 @@ def wait_delivered(spool: Spool, timeout: float | None) -> bool:
             return True
         if deadline is not None and time.monotonic() >= deadline:
             return False
+        if tend is not None:
+            tend()
         time.sleep(wait_s)
         wait_s = min(_POLL_MAX_S, wait_s * 2)
 

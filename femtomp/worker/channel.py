@@ -60,6 +60,8 @@ class Channel:
         # between these two, which keeps the clock from being asked once more a call.
         self.append: Callable[[bytes], bool] = _no_lane
         self.fresh_from = self.fresh_until = 0.0
+        # The master's: sees to its supervisor, at most once in CHECK_S, never raises.
+        self.tend: Callable[[], None] | None = None
         self._inherited: list[tuple[int, int, int]] = []
         self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
@@ -76,14 +78,17 @@ class Channel:
         lane = self._lane
         if lane is not None:
             now = time.time()
+            due = not self.fresh_from <= now < self.fresh_until
             try:
-                if not self.fresh_from <= now < self.fresh_until:
+                if due:
                     lane.check()
                     self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
                 lane.append(payload)
             except LaneLostError:
                 pass
             else:
+                if due and self.tend is not None:
+                    self.tend()
                 return True
         return self._send_anew(payload, lane)
 
@@ -96,6 +101,8 @@ class Channel:
             except LaneLostError:
                 self._lose_lane()
             else:
+                if self.tend is not None:
+                    self.tend()
                 return True
         self.dropped += 1
         return False
@@ -195,6 +202,7 @@ class Channel:
         """Begin anew in a forked child: no lane, no lock, the parent's counts gone."""
         self.pid = os.getpid()
         self.dropped = 0
+        self.tend = None
         if self._lane is not None and self._spool is not None:
             self._inherited_lane = self._lane
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
@@ -217,6 +225,11 @@ def channel(path: str) -> Channel:
             fork.on_fork(_reset_all)
         found = _channels.setdefault(path, Channel(path))
     return found
+
+
+def watch(path: str, tend: Callable[[], None] | None) -> None:
+    """Have the master's log calls see to its supervisor; `None` ends that."""
+    channel(path).tend = tend
 
 
 def close_channel(path: str) -> None:
