@@ -155,17 +155,23 @@ def test_a_flush_that_waits_is_not_left_alone(server, tmp_path):
     assert done == [True]
 
 
-def test_a_pair_that_was_told_to_end_stays_ended(server, tmp_path):
-    """After SIGTERM and a drain no log call brings the supervisor back."""
+def test_a_pair_that_was_told_to_end_stays_ended(tmp_path):
+    """A supervisor that SIGTERM ended, with records left, is not brought back."""
+    sink = femtomp.OTLPSink("http://127.0.0.1:9")  # discard: nobody listens
+    server = femtomp.start_server(sink, spool_parent=tmp_path, grace_s=0.1)
     with Attached() as log:
-        log.info("before")
-        server.stop(timeout=10)
-        starts = []
-        server._pair._launcher.begin = lambda: starts.append(1)
+        log.info("left")
+        guardian = server.pid
+        os.kill(guardian, signal.SIGTERM)
+        until(lambda: not is_running(guardian), "the guardian has ended")
+        begun = []
+        server._pair._launcher.begin = lambda: begun.append(1)
         log.info("after")
-        server._pair.tend()
-        server.queue.tend()
-    assert not starts
+        for look in (server._pair.tend, server._pair.ensure, server.stats):
+            server._pair._look_at = 0.0
+            look()
+    assert not begun
+    assert server.stop(0.1).pending["otlp"]
 
 
 def test_a_forked_child_starts_no_pair(server, tmp_path):
@@ -288,7 +294,8 @@ def test_members_of_before_count_for_the_new_pair(tmp_path):
         read, write = os.pipe()
         if not os.fork():
             os.close(write)
-            os.read(read, 1)  # a worker that logs late
+            os.read(read, 1)
+            signal.sigtimedwait((), 2)  # the engine asks for members each half second
             femtomp.worker_init()
             import logging
             logging.info("late")
@@ -311,19 +318,21 @@ def test_members_of_before_count_for_the_new_pair(tmp_path):
     assert [r["body"] for r in lines(tmp_path / "a")] == ["late"]
 
 
-def test_a_start_that_fails_signals_nobody_else(server, tmp_path):
+def test_a_start_that_fails_signals_nobody_else(tmp_path):
     """A start that is given up ends its own processes, not the guardian that serves."""
-    guardian, engine = pids(server)
-    starting = server._pair._launcher.begin()
-    starting.end()
-    assert is_running(guardian)
-    assert is_running(engine)
-    second = server._pair._launcher.begin()
-    assert second.wait(10)
-    with pytest.raises(femtomp.SpoolError, match="in use"):
-        second.finish()
-    assert pids(server)[0] == guardian
-    assert server.flush()
+    path = tmp_path / "a"
+    with femtomp.start_server(
+        femtomp.FileSink(path), spool_parent=tmp_path, grace_s=0
+    ) as server:
+        guardian, engine = pids(server)
+        server._pair._launcher.begin().end()
+        second = server._pair._launcher.begin()
+        assert second.wait(10)
+        with pytest.raises(femtomp.SpoolError, match="in use"):
+            second.finish()
+        assert is_running(guardian)
+        assert is_running(engine)
+        assert not is_orphaned(server._spool)
 
 
 def test_an_interpreter_that_ends_at_once_warns_of_nothing(tmp_path):
