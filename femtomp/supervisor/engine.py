@@ -119,6 +119,7 @@ class Engine:
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
         if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
+            self._poller.readmit()
             self._spool.set_control(STATE, State.RUNNING)
         return None
 

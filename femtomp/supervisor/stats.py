@@ -130,7 +130,7 @@ def read_stats(spool: Spool) -> ServerStats:
             for lane in open_lanes(spool).values()
             if not before.has(lane.epoch) and (stats := _lane_stats(spool, lane))
         ]
-        if before.is_whole() and read_totals(spool.lanes) == before:
+        if before.is_whole(spool.sinks) and read_totals(spool.lanes) == before:
             break
     started = before.started()
     dropped = before.dropped()

@@ -19,7 +19,7 @@ from femtomp.errors import CodecError
 # Both, now: an import in a forked child waits for ever if a thread of its parent was in
 # the middle of the same import.
 from femtomp.lanes import appending, mapped  # noqa: F401
-from femtomp.lanes.segment import close_known
+from femtomp.lanes.segment import RETIRED, close_known
 from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
@@ -76,7 +76,9 @@ class Channel:
         Handlers call `append` themselves meanwhile; this does what is due besides.
         """
         lane = self._lane
-        if lane is not None:
+        # What is in a retired lane already, because a handler put it there, must not be
+        # there twice: the spool may be adopted, and the lane be read on.
+        if lane is not None and not lane.words[RETIRED]:
             now = time.time()
             due = not self.fresh_from <= now < self.fresh_until
             try:
@@ -181,6 +183,10 @@ class Channel:
                 f"records go to stderr until it can be used (tried every {RETRY_S:g} s)"
             )
 
+    def try_again(self) -> None:
+        """Look at the spool at once, though it could not be used a moment ago."""
+        self._retry_at = 0.0
+
     def _close_inherited(self) -> None:
         """Close the parent's descriptors, unless the user has put others there."""
         lane, self._inherited_lane = self._inherited_lane, None
@@ -229,7 +235,10 @@ def channel(path: str) -> Channel:
 
 def watch(path: str, tend: Callable[[], None] | None) -> None:
     """Have the master's log calls see to its supervisor; `None` ends that."""
-    channel(path).tend = tend
+    way = channel(path)
+    way.tend = tend
+    if tend is not None:
+        way.try_again()
 
 
 def close_channel(path: str) -> None:
