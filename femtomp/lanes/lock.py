@@ -1,4 +1,8 @@
-"""Who serves a spool, if anybody does: locks that guardian and engine hold for life.
+"""Who serves a spool, if anybody does: locks that its processes hold for life.
+
+Guardian and engine say by theirs that the spool is served, the master by its that it is
+its own, to be served again: who wants to take a spool over takes the master's lock and
+then looks at the others.
 
 In: an opened spool. Out: a lock that only the holder's end releases, and answers that
 never wait for one. A record lock belongs to a process and a file: a forked child does
@@ -11,14 +15,12 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from femtomp.errors import SpoolError
 from femtomp.lanes.segment import high
 
-if TYPE_CHECKING:
-    from femtomp.lanes.spool import Spool
-
+MASTER_LOCK: Final = "master.lock"
 GUARDIAN_LOCK: Final = "guardian.lock"
 ENGINE_LOCK: Final = "engine.lock"
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -29,13 +31,25 @@ _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 _held: Final[dict[tuple[int, int], int]] = {}
 
 
+class Directory(Protocol):
+    """What is asked of a spool here: it need not be one that can be read."""
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+
+    @property
+    def descriptor(self) -> int:
+        """By which it is open."""
+
+
 class Lock:
     """A lock that this process holds until it ends or lets go of it.
 
     Parameters
     ----------
     spool : Spool
-    name : {"guardian.lock", "engine.lock"}
+    name : {"master.lock", "guardian.lock", "engine.lock"}
 
     Raises
     ------
@@ -43,7 +57,7 @@ class Lock:
         If somebody else holds it, or the spool is gone.
     """
 
-    def __init__(self, spool: Spool, name: str) -> None:
+    def __init__(self, spool: Directory, name: str) -> None:
         self._descriptor = -1
         if _is_held_here(spool, name):
             msg = f"the spool {spool.path} is served by this very process"
@@ -81,7 +95,7 @@ class Lock:
             del _held[self._key]
 
 
-def is_orphaned(spool: Spool) -> bool:
+def is_orphaned(spool: Directory) -> bool:
     """Tell whether nobody serves a spool: neither a guardian nor an engine lives."""
     return _is_free(spool, GUARDIAN_LOCK) and _is_free(spool, ENGINE_LOCK)
 
@@ -93,7 +107,7 @@ def is_unlocked(descriptor: int) -> bool:
     return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
 
 
-def _is_free(spool: Spool, name: str) -> bool:
+def _is_free(spool: Directory, name: str) -> bool:
     if _is_held_here(spool, name):
         return False
     try:
@@ -106,7 +120,7 @@ def _is_free(spool: Spool, name: str) -> bool:
         os.close(descriptor)
 
 
-def _is_held_here(spool: Spool, name: str) -> bool:
+def _is_held_here(spool: Directory, name: str) -> bool:
     try:
         status = os.stat(name, dir_fd=spool.descriptor, follow_symlinks=False)
     except FileNotFoundError:

@@ -152,6 +152,10 @@ class Lane:
         """Tell the writer, which looks after each append, that nobody will read on."""
         os.pwrite(self.own, struct.pack("<Q", 1), seg.WORDS_AT + 8 * seg.RETIRED)
 
+    def readmit(self) -> None:
+        """Tell the writer, if it did not look yet, that somebody reads on after all."""
+        os.pwrite(self.own, struct.pack("<Q", 0), seg.WORDS_AT + 8 * seg.RETIRED)
+
     # -- the end ---------------------------------------------------------------------
 
     def refresh(self) -> bool:

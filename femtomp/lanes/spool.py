@@ -9,7 +9,9 @@ link into it.
     PARENT/femtomp-NAME-UID-XXXXXXXX/    0700, owner and mode checked at every open
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
-        guardian.lock, engine.lock       held for life by the two, see `lock`
+        resource.json                    of the server's records: for who takes it over
+        master.lock, guardian.lock,
+        engine.lock                      held for life by the three, see `lock`
         lanes/                           0700, one lane a process
 
     Of workers with another uid only `lanes/` is, and all in it but cursors; above it is
@@ -36,6 +38,7 @@ _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
 _MAX_MANIFEST_VALUES: Final = 500
+_MAX_RESOURCE_BYTES: Final = 4 * 1024 * 1024
 
 
 class State(IntEnum):
@@ -145,6 +148,20 @@ class Spool:
             f"<{CONTROL_WORDS}Q", content.ljust(8 * CONTROL_WORDS, b"\0")
         )
 
+    def resource(self) -> dict[str, Any]:
+        """Return what its server was told of its resource; the name at least."""
+        try:
+            descriptor = os.open(
+                "resource.json", os.O_RDONLY | _FILE, dir_fd=self.descriptor
+            )
+            with open(descriptor, "rb") as file:
+                found = json.loads(file.read(_MAX_RESOURCE_BYTES))
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            return found
+        return {"service.name": str(self.manifest.get("name", "unknown"))}
+
     def set_control(self, word: int, value: int) -> None:
         """Write one word of the control page.
 
@@ -161,8 +178,11 @@ class Spool:
 
     def exists(self) -> bool:
         """Tell whether the path still leads to this very directory."""
+        return self._is_at(self.path)
+
+    def _is_at(self, path: str) -> bool:
         try:
-            there = os.stat(self.path, follow_symlinks=False)
+            there = os.stat(path, follow_symlinks=False)
         except OSError:
             return False
         here = os.fstat(self.descriptor)
@@ -179,9 +199,19 @@ class Spool:
         """
         import shutil
 
+        # Another name first: half of it must not be found, and taken for an orphan
+        # because its lock files are gone already.
+        parent, name = os.path.split(self.path)
+        aside = os.path.join(parent, f".{name}.removed")
         if self.exists():
-            shutil.rmtree(os.path.join(self.path, "lanes"), ignore_errors=True)
-            shutil.rmtree(self.path, ignore_errors=True)
+            try:
+                os.rename(self.path, aside)
+            except OSError:
+                aside = self.path
+        elif not self._is_at(aside):
+            return
+        shutil.rmtree(os.path.join(aside, "lanes"), ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def was_removing(self) -> bool:
         """Tell whether somebody began to delete the spool, and may have died then."""

@@ -72,6 +72,8 @@ def main(launch: Launch) -> int:
     problem = engine.start()
     report(launch.ready, problem)
     if problem is not None:
+        if launch.ready < 0:  # nobody waits to be told
+            note("start", f"the engine cannot be started again: {problem}")
         return EXIT_FAILED
     # What exists now lives as long as the process, and records are no cycles: 0.8 us a
     # record less for the collector.
@@ -166,7 +168,8 @@ class Engine:
         self._poller.publish_limits()  # before any writer can ask for them
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
-        if self._spool.control()[STATE] < State.STOPPING:
+        if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
+            self._poller.readmit()
             self._spool.set_control(STATE, State.RUNNING)
         return None
 

@@ -217,6 +217,12 @@ class Poller:
         for member in self.members.values():
             member.lane.retire()
 
+    def readmit(self) -> None:
+        """Take back what an engine before this one told the writers when it stopped."""
+        self.scan()
+        for member in self.members.values():
+            member.lane.readmit()
+
     def look_again(self) -> bool:
         """Read every end once more: True if a lane grew since the last look."""
         self.scan()

@@ -22,6 +22,7 @@ from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from femtomp.lanes.spool import Spool
@@ -137,7 +138,7 @@ def read_stats(spool: Spool) -> ServerStats:
             for lane in open_lanes(spool).values()
             if not before.has(lane.epoch) and (stats := _lane_stats(spool, lane))
         ]
-        if before.is_whole() and read_totals(spool.lanes) == before:
+        if before.is_whole(spool.sinks) and read_totals(spool.lanes) == before:
             break
     started = before.started()
     dropped = before.dropped()
@@ -208,7 +209,9 @@ def _counts(stats: SinkStats) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def wait_delivered(spool: Spool, timeout: float | None) -> bool:
+def wait_delivered(
+    spool: Spool, timeout: float | None, tend: Callable[[], None] | None = None
+) -> bool:
     """Wait until every sink has passed what the lanes hold now.
 
     Parameters
@@ -216,6 +219,8 @@ def wait_delivered(spool: Spool, timeout: float | None) -> bool:
     spool : Spool
     timeout : float or None
         Seconds; None for no limit.
+    tend : callable, optional
+        Called while waiting: sees to it that there is an engine to wait for.
 
     Returns
     -------
@@ -231,6 +236,8 @@ def wait_delivered(spool: Spool, timeout: float | None) -> bool:
             return True
         if deadline is not None and time.monotonic() >= deadline:
             return False
+        if tend is not None:
+            tend()
         time.sleep(wait_s)
         wait_s = min(_POLL_MAX_S, wait_s * 2)
 

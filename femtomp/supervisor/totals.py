@@ -88,9 +88,13 @@ class ReadTotals(NamedTuple):
         cursor = self.cursors.get(sink_key(_STARTED), Cursor())
         return cursor.position == _mark(epoch)
 
-    def is_whole(self) -> bool:
-        """Tell whether no lane was half added when the file was read."""
-        return len({cursor.position for cursor in self.cursors.values()}) <= 1
+    def is_whole(self, sinks: tuple[str, ...]) -> bool:
+        """Tell whether no lane was half added when the file was read.
+
+        Sinks that the server has no more stay where they were when it still had them.
+        """
+        keys = [sink_key(name) for name in (*sinks, _DROPPED, _STARTED)]
+        return len({self.cursors[k].position for k in keys if k in self.cursors}) <= 1
 
 
 def read_totals(directory: int) -> ReadTotals:

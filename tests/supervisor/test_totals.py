@@ -63,7 +63,7 @@ def test_lanes_are_added_up(two) -> None:
     for epoch, member in two.members.items():
         totals.add(epoch, member)
         assert read_totals(two.directory).has(epoch)
-        assert read_totals(two.directory).is_whole()
+        assert read_totals(two.directory).is_whole(two.sinks)
     assert read(two) == BOTH
 
 
