@@ -74,7 +74,7 @@ MUTANTS: Final = (
                 "                    words[STARTED] = sequence + 1\n"),
             ),
         ),
-        ("lanes/test_writer.py::test_exception_thrown_into_append_does_no_harm",),
+        (WORKER_POINTS,),
     ),
     _one(
         "no preallocation", "lanes/segment.py",
@@ -139,6 +139,23 @@ MUTANTS: Final = (
         "        self._opening = threading.RLock()",
         "worker/test_handler.py::test_forked_child_has_a_lane_and_a_name_of_its_own",
     ),
+    _one(
+        "side frames count like others", "lanes/writer.py",
+        "sequence = SIDE_SEQUENCE + number", "sequence = number",
+        "lanes/test_writer.py::test_call_inside_a_call_is_kept",
+    ),
+    Mutant(
+        "forks without hooks go unseen", "worker/handler.py",
+        (
+            ("                and mark[0]\n", ""),
+            (
+                "            if not mark[0]:\n                catch_up()\n"
+                "            way = self._channel",
+                "            way = self._channel",
+            ),
+        ),
+        ("worker/test_handler.py::test_raw_fork_without_hooks",),
+    ),
     # -- reader and cursors ----------------------------------------------------------
     Mutant(
         "mmap in the reader", "lanes/reader.py",
@@ -175,6 +192,12 @@ MUTANTS: Final = (
         "if not any(slot):",
         "lanes/test_cursor.py::test_flipped_bit_goes_back_one_commit_at_most",
     ),
+    _one(
+        "a segment that cannot be opened is passed", "lanes/reader.py",
+        "if size is None or position.offset < size:",
+        "if size is not None and position.offset < size:",
+        "lanes/test_reader.py::test_segment_that_cannot_be_opened_is_not_skipped",
+    ),
     # -- engine ----------------------------------------------------------------------
     _one(
         "position moved without its counters", "supervisor/batch.py",
@@ -187,7 +210,6 @@ MUTANTS: Final = (
         "        self._commit(batch, len(batch.records), 0)\n"
         "        done = refused = 0\n",
         "supervisor/test_pump.py::test_finish_ends_a_pump_that_waits_for_its_destination",
-        "supervisor/test_pump.py::test_cursor_stands_behind_what_was_accepted",
     ),
     _one(
         "the end is read before the lock", "supervisor/poller.py",
@@ -236,6 +258,18 @@ MUTANTS: Final = (
         "half a spool is served for ever", "supervisor/guardian.py",
         "    if spool.was_removing():\n        spool.remove()\n", "",
         "supervisor/test_guardian.py::test_a_half_deleted_spool_needs_no_engine",
+    ),
+    _one(
+        "time orders the records of a lane", "supervisor/batch.py",
+        "keys += accumulate((r.timestamp for r in stream.records), max)",
+        "keys += [r.timestamp for r in stream.records]",
+        "supervisor/test_batch.py::"
+        "test_clock_that_is_set_back_keeps_the_order_of_a_lane",
+    ),
+    _one(
+        "a restarted engine reports again", "supervisor/guardian.py",
+        "launch = replace(launch, ready=-1)", "pass",
+        "torture:engine-bare",
     ),
     _one(
         "a cut line is written behind", "sinks/file.py",
