@@ -269,7 +269,7 @@ MUTANTS: Final = (
     _one(
         "a restarted engine reports again", "supervisor/guardian.py",
         "launch = replace(launch, ready=-1)", "pass",
-        "processes/test_kills.py::test_a_restarted_engine_writes_nothing_of_its_own",
+        "processes/test_signals.py::test_a_restarted_engine_writes_nothing_of_its_own",
     ),
     _one(
         "a cut line is written behind", "sinks/file.py",
