@@ -1,6 +1,6 @@
 # Every target sets itself up: Python >= 3.11 with venv, and make, are all it needs.
 #
-#   make demo | test | torture | lint | types | benchmark | clean
+#   make demo | test | torture | mutants | lint | types | benchmark | clean
 #
 # VENV=DIR       the virtual environment (.venv)
 # PYTHON=EXE     what to make it with; else the first usable of the names below
@@ -21,7 +21,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 	$(shell $(p) -c '$(USABLE)' >/dev/null 2>&1 && echo $(p))))
 
-.PHONY: demo test torture lint types benchmark clean
+.PHONY: demo test torture mutants lint types benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/femtomp demo $(ARGS)
@@ -34,6 +34,10 @@ test: $(STAMP)
 # Whole counts: an hour. It exits with 1 if a figure was missed.
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture $(ARGS)
+
+# Faults put into a copy of the tree; it exits with 1 if the tests miss one.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,15 +1,16 @@
-"""The poller: what it does with lanes whose owners are gone."""
+"""The poller: what it does with lanes whose owners are gone, or seem to be."""
 
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 import pytest
 
 from femtomp.codec import identity as identity_codec
-from femtomp.lanes import place
+from femtomp.lanes import appending, place
 from femtomp.lanes.cursor import Counters, Cursor, Position
-from femtomp.lanes.writer import open_writer
+from femtomp.lanes.writer import LaneWriter, open_writer
 from femtomp.supervisor import poller as module
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.totals import read_totals
@@ -20,28 +21,88 @@ from tests.processes.harness import fork
 
 @pytest.fixture
 def spool(tmp_path, monkeypatch):
-    """Give a spool with the lanes of two dead workers, of 3 and 5 records."""
+    """Give a spool of two sinks, whose lanes are asked at once whether they live."""
     monkeypatch.setattr(module, "QUIET_S", 0.0)
-    made = place.create(tmp_path, "test", level=20, sinks=("file",), master={"pid": 0})
-
-    def work(count: int) -> None:
-        who = identity_codec.to_bytes(read_identity("worker"))
-        writer = open_writer("write", made.lanes, who)
-        for _ in range(count):
-            writer.append(payload_of("x"))
-
-    for count in (3, 5):
-        assert os.waitpid(fork(work, count), 0)[1] == 0
+    sinks = ("file", "otlp")
+    made = place.create(tmp_path, "test", level=20, sinks=sinks, master={"pid": 0})
     yield made
     made.close()
 
 
+def write(spool, count: int) -> LaneWriter:
+    """Make a lane with so many records."""
+    who = identity_codec.to_bytes(read_identity("worker"))
+    writer = open_writer("write", spool.lanes, who)
+    for _ in range(count):
+        writer.append(payload_of("x"))
+    return writer
+
+
+def die_after(spool, count: int) -> None:
+    """Have a worker write so many records and end."""
+    assert os.waitpid(fork(write, spool, count), 0)[1] == 0
+
+
+@contextmanager
+def living(spool, before, at_end=lambda writer: None):
+    """Run a worker that makes a lane, lives on, and does something when it is told to.
+
+    Gives a function that lets it end and returns when it has.
+    """
+    ready, go = os.pipe(), os.pipe()
+
+    def work() -> None:
+        writer = write(spool, 1)
+        before(writer)
+        os.write(ready[1], b"1")
+        os.read(go[0], 1)
+        at_end(writer)
+
+    pid = fork(work)
+    os.read(ready[0], 1)
+    left = [pid]
+
+    def end() -> None:
+        os.write(go[1], b"1")
+        assert os.waitpid(left.pop(), 0)[1] == 0
+
+    try:
+        yield end
+    finally:
+        if left:
+            end()
+        for descriptor in (*ready, *go):
+            os.close(descriptor)
+
+
 def opened(spool) -> Poller:
+    """Give a poller that has looked at all lanes."""
     poller = Poller(spool, {}, lambda: None)
     poller.scan()
     for member in poller.members.values():
         member.lane.refresh()
     return poller
+
+
+def deliver(poller: Poller, *sinks: str) -> None:
+    """Move cursors to the ends of all lanes."""
+    for member in poller.members.values():
+        for sink in sinks or ("file", "otlp"):
+            number, size, _ = member.lane.end
+            counters = Counters(delivered=member.lane.count(Position()))
+            member.cursors.commit(sink, Cursor(Position(number, size), counters))
+
+
+def tend(poller: Poller) -> None:
+    """Look after the lanes, several times."""
+    for _ in range(3):
+        poller._tend_at = 0.0
+        poller.poll()
+
+
+def delivered(spool) -> int:
+    """Give the sum that is kept of reaped lanes."""
+    return read_totals(spool.lanes).sink("file").delivered
 
 
 @pytest.mark.parametrize("unlinked", range(5))
@@ -51,11 +112,10 @@ def test_what_a_dead_engine_was_reaping_is_reaped_first(
     """However far an engine was when it died, a lane it was reaping counts once, though
     the next engine sees another one first.
     """
+    for count in (3, 5):
+        die_after(spool, count)
     poller = opened(spool)
-    for member in poller.members.values():
-        end = Position(0, member.lane.end.size)
-        counters = Counters(delivered=member.lane.count(Position()))
-        member.cursors.commit("file", Cursor(end, counters))
+    deliver(poller)
     first = next(iter(poller.members))
     real, left = os.unlink, [unlinked]
 
@@ -74,8 +134,55 @@ def test_what_a_dead_engine_was_reaping_is_reaped_first(
     assert len(again.members) == 2
     half = again.members.pop(first)
     again.members[first] = half  # the last one of the table
-    for _ in range(3):
-        again._tend_at = 0.0
-        again.poll()
+    tend(again)
     assert again.members == {}
-    assert read_totals(spool.lanes).sink("file").delivered == 8
+    assert delivered(spool) == 8
+
+
+def test_what_came_before_the_owners_death_is_seen_after_it(spool) -> None:
+    """A lane is called ended only with an end that was read after its owner's death."""
+    more = lambda writer: writer.append(payload_of("last words"))
+    with living(spool, lambda _: None, more) as end:
+        poller = opened(spool)
+        deliver(poller)
+        (member,) = poller.members.values()
+        assert member.is_drained()
+        end()
+    poller._ask_if_alive(member)
+    assert member.lane.ended
+    assert not member.is_drained()
+
+
+def test_lane_of_the_living_is_not_deleted(spool) -> None:
+    """A lock that was lost while its process lives costs the lane nothing."""
+    lose = lambda writer: os.close(
+        os.open(f"{writer.epoch}.own", os.O_RDONLY, dir_fd=spool.lanes)
+    )
+    with living(spool, lose) as end:
+        poller = opened(spool)
+        deliver(poller)
+        (member,) = poller.members.values()
+        assert member.lane.is_orphaned()
+        tend(poller)
+        assert f"{member.lane.epoch}.own" in os.listdir(spool.lanes)
+        end()
+    tend(poller)
+    assert delivered(spool) == 1
+    assert poller.members == {}
+
+
+def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:
+    """A segment is deleted when the written cursor of every sink has passed it."""
+    monkeypatch.setattr(appending, "SEGMENT_BYTES", 4096)
+    die_after(spool, 600)
+    poller = opened(spool)
+    (member,) = poller.members.values()
+    names = {f"{member.lane.epoch}.{n}.seg" for n in range(member.lane.end.segment)}
+    assert len(names) > 2
+    deliver(poller, "file")
+    tend(poller)
+    assert names <= set(os.listdir(spool.lanes))
+    member.cursors.commit("otlp", Cursor(Position(2), Counters()))
+    tend(poller)
+    left = names & set(os.listdir(spool.lanes))
+    assert left == {name for name in names if int(name.split(".")[1]) >= 2}

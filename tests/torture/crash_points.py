@@ -34,6 +34,8 @@ from tests.torture.points import Points
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from femtomp.supervisor.stats import ServerStats
+
 RECORDS, ROLLS = 3, 16
 SEGMENT_BYTES = 4096
 # No process takes so many steps; a bound for a count that would never end.
@@ -100,7 +102,8 @@ def _run_workers(given: Given, kind: str) -> Outcome:
             end = _ended(oracle.forked(work, made, given.seed, row, at, reached))
             ends.append(end + signal.SIGKILL)
     verdict = oracle.Verdict(given.seed, made.returned).see(_in_order(made.spool))
-    corrupt, stopped = _damage(made.spool)
+    corrupt, stopped, stats = _damage(made.spool)
+    committed = stats.sinks["file"].committed
     # And an engine makes a clean end of what they left.
     run = Run(given, made, made.spool.parent / "app.jsonl")
     engine_end = run.engine(0)
@@ -113,6 +116,10 @@ def _run_workers(given: Given, kind: str) -> Outcome:
         no_duplicates=verdict.duplicates == 0 and in_file.duplicates == 0,
         every_worker_died_where_it_should=not any(ends),
         nothing_unreadable=corrupt == 0,
+        **{
+            "returned <= committed": sum(made.returned.all()) <= committed,
+            "committed <= started": committed <= stats.started,
+        },
         no_stop=not stopped and engine_end == EXIT_DRAINED,
         spool_removed=not made.spool.exists(),
         calls_inside_calls=any(made.returned.all()[1::2]),
@@ -138,10 +145,11 @@ def _in_order(path: Path) -> list[oracle.Found]:
     return sorted(left_in(path), key=lambda each: each.uid.rpartition("-")[0])
 
 
-def _damage(path: Path) -> tuple[int, bool]:
-    """Tell how many frames cannot be read, and whether reading did not end."""
+def _damage(path: Path) -> tuple[int, bool, ServerStats]:
+    """Tell how many frames cannot be read, whether reading did not end, and the rest."""
     spool, corrupt, stopped = Spool(path), 0, False
     try:
+        stats = read_stats(spool)
         for lane in open_lanes(spool).values():
             lane.ended = True
             _, position, bad = drain(lane)
@@ -150,7 +158,7 @@ def _damage(path: Path) -> tuple[int, bool]:
             lane.close()
     finally:
         spool.close()
-    return corrupt, stopped
+    return corrupt, stopped, stats
 
 
 # -- engines -----------------------------------------------------------------------------

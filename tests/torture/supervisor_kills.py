@@ -10,16 +10,20 @@ import time
 
 import femtomp
 from femtomp.lanes.spool import GUARDIAN, Spool
+from femtomp.supervisor.pump import MAX_BATCH_RECORDS
 from femtomp.supervisor.stats import read_stats
 from tests.processes.harness import Attached, Returned, fork, until
 from tests.torture import oracle
 from tests.torture.figures import Given, Outcome, Watch, misses
-from tests.torture.place import engine_of, kill, left_in, remove
+from tests.torture.place import FLUSH_S, engine_of, kill, left_in, remove
 
 FULL = 200
 WORKERS = 2
 BURST, PAUSE_S = 10, 0.002
 GRACE_S = 0.02
+SERVER = "torture"
+# True once a server of the same name takes over the lanes that such a death leaves.
+ADOPTS = False
 
 
 def run(given: Given) -> list[Outcome]:
@@ -28,6 +32,7 @@ def run(given: Given) -> list[Outcome]:
         _run(given, "guardian, then its engine killed", _guardian_then_engine),
         _run(given, "guardian and engine killed", _both),
         _run(given, "everything killed at once", _everything),
+        _run_adopted(given, "everything at once, then adopted"),
     ]
 
 
@@ -89,13 +94,47 @@ def _run(given: Given, name: str, kill_all) -> Outcome:
     )  # fmt: skip
 
 
+def _run_adopted(given: Given, name: str) -> Outcome:
+    """Kill everything; the next server of that name delivers what was left."""
+    if not ADOPTS:
+        return Outcome(name, 0, worst="no server adopts a spool in this version")
+    rounds = given.count(FULL)
+    watch = Watch()
+    lost = duplicates = records = 0
+    missed: tuple[str, ...] = ()
+    for turn in range(rounds):
+        directory = given.below(f"adopted{turn}")
+        returned = Returned(WORKERS)
+        chance = given.chance(f"{name}{turn}")
+        path = _killed(given, directory, chance, returned, _everything)
+        sink = femtomp.FileSink(directory / "app.jsonl")
+        with femtomp.start_server(sink, spool_parent=directory, name=SERVER) as server:
+            until(lambda path=path: not os.path.exists(path), "it is adopted and ends")
+            flushed = server.flush(FLUSH_S)
+        verdict = oracle.Verdict(given.seed, returned)
+        verdict.see(oracle.in_file(directory / "app.jsonl"))
+        lost += verdict.lost
+        duplicates += verdict.duplicates
+        records += sum(returned.all())
+        missed += misses(
+            **verdict.faults(),
+            at_most_a_batch_twice=verdict.duplicates <= MAX_BATCH_RECORDS,
+            all_flushed=flushed,
+        )
+        remove(directory)
+    return Outcome(
+        name, rounds, lost, duplicates, f"{records} records",
+        tuple(sorted(set(missed))), watch.seconds(),
+    )  # fmt: skip
+
+
 def _killed(given: Given, directory, chance, returned, kill_all):
     """Run a pool in a master of its own, kill, and return the spool's path."""
     read, write = os.pipe()
 
     def master() -> None:
         sink = femtomp.FileSink(directory / "app.jsonl")
-        server = femtomp.start_server(sink, spool_parent=directory)
+        server = femtomp.start_server(sink, spool_parent=directory, name=SERVER)
         with Attached(oracle.LOGGER):
             pids = [
                 fork(oracle.log_until_killed, returned, given.seed, w, PAUSE_S, BURST)
