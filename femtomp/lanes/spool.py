@@ -10,6 +10,7 @@ link into it.
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
         guardian.lock, engine.lock       held for life by the two, see `lock`
+        said, marks, quarantine/         the engine's, see `losses`, `poison`
         lanes/                           0700, one lane a process
 
     Of workers with another uid only `lanes/` is, and all in it but cursors; above it is

@@ -73,15 +73,15 @@ def test_losses_are_said_at_the_latest_at_the_end(tmp_path):
         assert (stats.sinks["file"].delivered, stats.sinks["file"].corrupt) == (1, 1)
         report = server.stop()
     assert report.drained
-    (event,) = own(path)
-    assert event["event_name"] == "femtomp.records.lost"
-    assert event["severity_text"] == "ERROR"
-    assert event["attributes"] == {
-        "femtomp.lost.corrupt": 1,
-        "femtomp.lost.dropped.io": 3,
-        "femtomp.lost_total.corrupt": 1,
-        "femtomp.lost_total.dropped.io": 3,
-    }
+    events = own(path)
+    # The engine's first look may come before all of it, its last one never does.
+    assert 1 <= len(events) <= 2
+    assert {e["event_name"] for e in events} == {"femtomp.records.lost"}
+    assert {e["severity_text"] for e in events} == {"ERROR"}
+    last = events[-1]["attributes"]
+    for reason, count in (("corrupt", 1), ("dropped.io", 3)):
+        said = [e["attributes"].get(f"femtomp.lost.{reason}", 0) for e in events]
+        assert sum(said) == last[f"femtomp.lost_total.{reason}"] == count
 
 
 def test_a_restarted_engine_neither_repeats_nor_forgets(tmp_path):
