@@ -221,6 +221,9 @@ def left_over(report: DrainReport) -> str:
     if reasons:
         total = sum(report.dropped.values())
         said.append(f"{total} records were dropped ({', '.join(reasons)})")
+    for sink, count in report.quarantined.items():
+        if count:
+            said.append(f"{count} killed the engine and were stepped over for {sink}")
     return "; ".join(said)
 
 

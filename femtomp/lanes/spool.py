@@ -12,6 +12,7 @@ link into it.
         resource.json                    of the server's records: for who takes it over
         master.lock, guardian.lock,
         engine.lock                      held for life by the three, see `lock`
+        said, marks, quarantine/         the engine's, see `losses`, `poison`
         lanes/                           0700, one lane a process
 
     Of workers with another uid only `lanes/` is, and all in it but cursors; above it is

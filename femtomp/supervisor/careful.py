@@ -70,7 +70,7 @@ class CarefulPump(Pump):
 
     Parameters
     ----------
-    name, severity, build, members
+    name, severity, build, members, losses
         As for `Pump`.
     care : Care
     """
@@ -183,10 +183,16 @@ class CarefulPump(Pump):
 
     # -- to the destination ------------------------------------------------------------
 
-    def _deliver(self, driver: Driver, batch: Batch) -> None:
-        super()._deliver(driver, batch)
+    def _say_losses(self, driver: Driver) -> None:
+        # It is under no mark: not while another sink's is to be the only explanation.
+        if not self._care.suspicious:
+            super()._say_losses(driver)
+
+    def _deliver(self, driver: Driver, batch: Batch) -> bool:
+        is_done = super()._deliver(driver, batch)
         self._hand = None
         self._lift()
+        return is_done
 
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
         if self._hand is not None:

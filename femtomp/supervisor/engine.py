@@ -44,6 +44,7 @@ from femtomp.supervisor.guardian import (
     report,
     waited_for,
 )
+from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
@@ -95,15 +96,18 @@ class Engine:
             self._spool, base, self._wake, self._limits(), self._stalled
         )
         self._pumps: list[Pump] = []
+        self._losses: Losses | None = None
 
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
+        self._losses = Losses(self._spool, dict(self._config.resource))
         return [
             make(
                 str(sink.name),
                 severity_number(level_number(sink.level)),
                 self._builder(sink),
                 self._poller.members,
+                self._losses,
             )
             for sink in self._config.sinks
         ]
@@ -184,6 +188,7 @@ class Engine:
         while True:
             if not self._poll():
                 return EXIT_LEFT
+            self._look_for_losses()
             if waited_for(STOP_SIGNALS, self._poller.interval_s):
                 if self._spool.control()[STATE] >= State.STOPPING:
                     return self._stop()
@@ -213,6 +218,10 @@ class Engine:
             note("spool", f"the spool {self._spool.path} was deleted")
             return False
         return True
+
+    def _look_for_losses(self, *, at_last: bool = False) -> None:
+        if self._losses is not None:
+            self._losses.look(self._poller.members, at_last=at_last)
 
     def _is_alone(self) -> bool:
         """Tell whether no member is left: no pipe end open, no lane's owner alive."""
@@ -269,6 +278,7 @@ class Engine:
             drained = not grew and self._poller.is_drained()
             if not drained:
                 time.sleep(_DRAIN_CHECK_S)
+        self._look_for_losses(at_last=True)
         for pump in self._pumps:
             pump.finish()
         for pump in self._pumps:

@@ -153,17 +153,12 @@ class Poller:
     # -- ends ------------------------------------------------------------------------
 
     def _tend(self, now: float) -> None:
-        # What an engine was reaping when it died comes first: the totals remember only
-        # the last lane that was added, and another one would be in its place.
-        begun = self._totals.has_begun
-        for epoch, member in sorted(
-            self.members.items(), key=lambda item: not begun(item[0])
-        ):
+        for epoch, member in list(self.members.items()):
             try:
                 if not member.lane.ended and now - member.quiet_since >= QUIET_S:
                     self._ask_if_alive(member)
                 pull = self._pull_position(epoch)
-                if begun(epoch) or (
+                if (
                     member.lane.ended
                     and member.is_drained()
                     and (pull is None or not member.lane.is_behind(pull))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from femtomp.lanes.reader import Chunk
     from femtomp.record import Record
     from femtomp.supervisor.batch import Batch, Step, Stream
+    from femtomp.supervisor.losses import Losses
     from femtomp.supervisor.members import Member
 
 # Enough to amortise a system call or request; also the most that can come twice.
@@ -48,6 +49,8 @@ class Pump(threading.Thread):
         Makes the driver, in this thread; what it raises is `failure`.
     members : mapping
         The engine's table; the poller adds to it and takes from it.
+    losses : Losses, optional
+        What is to be said to the sink beside its records.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class Pump(threading.Thread):
         severity: int,
         build: Callable[[], Driver],
         members: Mapping[str, Member],
+        losses: Losses | None = None,
     ) -> None:
         super().__init__(name=f"femtomp-{name}", daemon=True)
         self.sink: Final = name
         self._severity = severity
         self._build = build
         self._members = members
+        self._losses = losses
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
@@ -80,12 +85,14 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         while not self._finished:
+            self._say_losses(driver)
             batch = self._collect()
             if batch is not None:
                 self._deliver(driver, batch)
             else:
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
+        self._say_losses(driver)
         driver.close()
 
     def finish(self) -> None:
@@ -145,7 +152,24 @@ class Pump(threading.Thread):
 
     # -- to the destination ----------------------------------------------------------
 
-    def _deliver(self, driver: Driver, batch: Batch) -> None:
+    def _say_losses(self, driver: Driver) -> None:
+        """Hand over what is to be said of losses, in a batch of its own."""
+        if self._losses is None:
+            return
+        if not self._finished and self._losses.is_due(self.sink):
+            records = self._losses.records(self.sink, self._severity)
+            if records and self._deliver(driver, merge([], records)):
+                self._losses.reached(self.sink)
+        # At the end whatever is new, tried once. Before it, what was begun may be open.
+        while self._finished and (
+            records := self._losses.records(self.sink, self._severity, at_last=True)
+        ):
+            if isinstance(self._write(driver, records), RetryAfter):
+                return
+            self._losses.reached(self.sink)
+
+    def _deliver(self, driver: Driver, batch: Batch) -> bool:
+        """Write until the driver is done with it; False if told to end before."""
         done = refused = 0
         committed: Done | None = None
         while done < len(batch.records) and not self._finished:
@@ -174,6 +198,7 @@ class Pump(threading.Thread):
                     committed = Done(done, refused)
                 self._wait(outcome)
         self._commit(batch, Done(done, refused), committed)
+        return done == len(batch.records)
 
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
         """Write, and find the one record that breaks the driver, if one does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -159,9 +160,13 @@ def test_a_record_that_kills_its_writer_is_stepped_over(shop, capfd, death):
         logging.getLogger("shop").info("after")
         assert shop.server.flush(20)
         assert shop.starts() == 1 + 3
+        assert shop.server.stop().drained
     said = capfd.readouterr().err
     assert said.count("counted as quarantined") == 1
     assert kept.name in said
+    events = [json.loads(line) for line in shop.bad.read_bytes().splitlines()]
+    lost = [e for e in events if e.get("event_name") == "femtomp.records.lost"]
+    assert [e["attributes"]["femtomp.lost.quarantined"] for e in lost] == [1]
 
 
 def test_a_record_that_kills_its_decoder_is_stepped_over(shop):

@@ -158,6 +158,9 @@ def test_only_lanes_belong_to_the_workers(parent, tmp_path):
         "control": (0, 0o644),
         "guardian.lock": (0, 0o600),
         "engine.lock": (0, 0o600),
+        "master.lock": (0, 0o600),
+        "resource.json": (0, 0o600),
+        "said": (0, 0o600),
         "lanes": (NOBODY, 0o700),
     }
     assert manifest["worker_uid"] == NOBODY
