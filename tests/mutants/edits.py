@@ -200,14 +200,14 @@ MUTANTS: Final = (
     ),
     # -- engine ----------------------------------------------------------------------
     _one(
-        "position moved without its counters", "supervisor/batch.py",
-        "before.plus(counters)", "before",
-        "supervisor/test_batch.py::test_counters_add_up_whatever_prefix_was_accepted",
+        "position moved without its counters", "supervisor/members.py",
+        "counters = counters.plus(step.counters)", "pass",
+        "supervisor/test_pump.py::test_every_record_is_delivered_or_counted_once",
     ),
     _one(
         "cursor before delivery", "supervisor/pump.py",
         "        done = refused = 0\n",
-        "        self._commit(batch, len(batch.records), 0)\n"
+        "        self._commit(batch, Done(len(batch.records)), None)\n"
         "        done = refused = 0\n",
         "supervisor/test_pump.py::test_finish_ends_a_pump_that_waits_for_its_destination",
     ),
@@ -245,8 +245,8 @@ MUTANTS: Final = (
         "supervisor/test_poller.py::test_what_a_dead_engine_was_reaping_is_reaped_first",
     ),
     _one(
-        "a half-reaped lane comes in its turn", "supervisor/poller.py",
-        "key=lambda item: not begun(item[0])", "key=lambda item: 0",
+        "a half-reaped lane comes in its turn", "supervisor/totals.py",
+        "        self._finish(directory, sinks)\n", "",
         "supervisor/test_poller.py::test_what_a_dead_engine_was_reaping_is_reaped_first",
     ),
     _one(

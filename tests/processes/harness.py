@@ -42,7 +42,7 @@ def is_running(pid):
     """Tell whether a process runs; a zombie does not."""
     try:
         return b") Z" not in Path(f"/proc/{pid}/stat").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between two calls
         return False
 
 

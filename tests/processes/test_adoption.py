@@ -364,6 +364,9 @@ def test_half_a_line_in_the_file_is_taken_back(tmp_path, path, start):
     assert server.stop().drained
     # The event of the worker's start has the time of the first record that is read.
     again = path.read_bytes().splitlines(keepends=True)
+    restarted = b"femtomp.engine.restarted"
+    again = [line for line in again if restarted not in line]
+    whole = [line for line in whole if restarted not in line]
     assert again[:3] == whole[:3]
     assert again[3:] == whole
 

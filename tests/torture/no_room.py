@@ -231,7 +231,10 @@ def _round(given: Given, fault: Fault, kind: str, top: Path) -> dict:
         dropped_lines_are_on_stderr=all(
             each["dropped"] <= each["lines"] for each in said
         ),
-        it_was_felt=in_lane + beside > 0 or fault.take is close_range,
+        # Mapped segments become smaller, as far as one page: that limit is not felt.
+        it_was_felt=in_lane + beside > 0
+        or fault.take is close_range
+        or (fault.take is limit and kind == "mmap"),
         what_is_dropped_in_lanes_is_counted=stats is None
         or stats.sinks["file"].committed + in_lane <= stats.started,
     )  # fmt: skip
