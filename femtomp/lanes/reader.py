@@ -300,6 +300,15 @@ class Lane:
             side = found.after
         return total
 
+    def count_segment(self, position: Position) -> tuple[int, int]:
+        """Return how many frames, and damaged places, lie behind one in a segment."""
+        total = damaged = 0
+        while (found := self._frames(position.segment, position.offset)) is not None:
+            total += len(found.frames)
+            damaged += found.corrupt
+            position = position._replace(offset=found.after)
+        return total, damaged
+
     def _read(self, number: int, offset: int) -> Chunk | None:
         found = self._frames(number, offset)
         if found is None:

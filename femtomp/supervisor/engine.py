@@ -20,6 +20,7 @@ from femtomp.config import level_number
 from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import ENGINE_LOCK, Lock
+from femtomp.lanes.space import Overflow, Space
 from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
@@ -76,7 +77,9 @@ class Engine:
         self._config = launch.config
         self._spool = Spool(launch.spool)
         base: dict[str, Any] = dict(self._config.resource)
-        self._poller = Poller(self._spool, base, self._wake)
+        self._poller = Poller(
+            self._spool, base, self._wake, self._limits(), self._stalled
+        )
         self._pumps = [
             Pump(
                 str(sink.name),
@@ -86,6 +89,17 @@ class Engine:
             )
             for sink in self._config.sinks
         ]
+
+    def _limits(self) -> Space:
+        config = self._config
+        return Space(
+            quota=config.spool_quota_bytes or 0,
+            lane_quota=config.lane_quota_bytes or 0,
+            overflow=Overflow[config.overflow.upper()],
+            block_ns=int(config.block_s * 1e9),
+            engine_pid=os.getpid(),
+            engine_ticks=start_ticks(),
+        )
 
     def _builder(self, sink: SinkOptions) -> Any:
         def make() -> Driver:
@@ -97,6 +111,9 @@ class Engine:
             )
 
         return make
+
+    def _stalled(self) -> set[str]:
+        return {pump.sink for pump in self._pumps if pump.is_stalled}
 
     def _wake(self) -> None:
         for pump in self._pumps:
@@ -114,6 +131,7 @@ class Engine:
             pump.built.wait()
             if pump.failure is not None:
                 return pump.failure
+        self._poller.publish_limits()  # before any writer can ask for them
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
         self._spool.set_control(STATE, State.RUNNING)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from femtomp.codec import identity as identity_codec
 from femtomp.errors import CodecError
-from femtomp.lanes import appending, mapped
+from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import (
     Counters,
     Cursor,
@@ -132,9 +132,8 @@ def test_whatever_pages_are_left(kind, steps, data) -> None:
         tempfile.TemporaryDirectory() as after,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for module in (mapped, appending):
-            patch.setattr(module, "SEGMENT_BYTES", SEGMENT_BYTES)
-        patch.setattr(mapped, "FIRST_BYTES", SEGMENT_BYTES)
+        for name in ("FIRST_BYTES", "SEGMENT_BYTES"):
+            patch.setattr(writers, name, SEGMENT_BYTES)
         lived = live(Path(before), kind, steps)
         crash(lived, Path(after), lambda what, label: data.draw(what, label=label))
         descriptor = os.open(after, os.O_RDONLY | os.O_DIRECTORY)

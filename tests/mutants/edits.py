@@ -201,7 +201,8 @@ MUTANTS: Final = (
     # -- engine ----------------------------------------------------------------------
     _one(
         "position moved without its counters", "supervisor/batch.py",
-        "before.plus(counters)", "before",
+        ".append(step._replace(counters=counters))",
+        ".append(step._replace(counters=Counters()))",
         "supervisor/test_batch.py::test_counters_add_up_whatever_prefix_was_accepted",
     ),
     _one(

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from femtomp.codec import identity as identity_codec
-from femtomp.lanes import appending, place
+from femtomp.lanes import place
+from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Counters, Cursor, Position
 from femtomp.lanes.writer import LaneWriter, open_writer
 from femtomp.supervisor import poller as module
@@ -173,7 +174,8 @@ def test_lane_of_the_living_is_not_deleted(spool) -> None:
 
 def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:
     """A segment is deleted when the written cursor of every sink has passed it."""
-    monkeypatch.setattr(appending, "SEGMENT_BYTES", 4096)
+    for name in ("FIRST_BYTES", "SEGMENT_BYTES"):
+        monkeypatch.setattr(writers, name, 4096)
     die_after(spool, 600)
     poller = opened(spool)
     (member,) = poller.members.values()

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import femtomp
 from femtomp.config import resolve_sinks
 from femtomp.errors import SpoolError
-from femtomp.lanes import appending, mapped, place, reader
+from femtomp.lanes import place, reader, space
+from femtomp.lanes import writer as writers
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.options import ServerConfig
 from femtomp.supervisor import engine as engines
@@ -66,9 +67,7 @@ def make(directory: Path, kind: str, rows: int) -> Made:
 
 def work(made: Made, seed: int, row: int, at: int, reached: Returned) -> None:
     """Be a worker that dies at its `at`-th point: rows `row` and the next are its."""
-    for module in (mapped, appending):
-        module.SEGMENT_BYTES = SEGMENT_BYTES
-    mapped.FIRST_BYTES = SEGMENT_BYTES
+    writers.FIRST_BYTES = writers.SEGMENT_BYTES = SEGMENT_BYTES
     log = logging.getLogger(oracle.LOGGER)
     log.setLevel(logging.DEBUG)
     log.propagate = False
@@ -240,7 +239,8 @@ def _be_engine(launch: Launch, write: int, at: int, reached: Returned) -> None:
     reader.CHUNK_BYTES, pump.MAX_BATCH_RECORDS = 2048, 4
     os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)
     signal.pthread_sigmask(signal.SIG_SETMASK, guardian._SIGNALS)
-    Points(at, reached).install()
+    # How much is used is written down again and again, and no promise hangs on it.
+    Points(at, reached, ignored=space.NAME).install()
     os._exit(engines.main(launch))
 
 

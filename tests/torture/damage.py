@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from femtomp.codec import frame, wire
 from femtomp.codec import identity as identity_codec
 from femtomp.errors import CodecError
-from femtomp.lanes import appending, mapped
 from femtomp.lanes import segment as seg
+from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Position
 from femtomp.lanes.reader import Lane, scan
 from femtomp.lanes.writer import open_writer
@@ -61,9 +61,9 @@ class Read(NamedTuple):
 
 def make(directory: Path, kind: str, records: int, segment_bytes: int) -> Kept:
     """Have a real writer make a lane of several segments, and take its files."""
-    before = mapped.FIRST_BYTES, mapped.SEGMENT_BYTES, appending.SEGMENT_BYTES
+    before = writers.FIRST_BYTES, writers.SEGMENT_BYTES
     size = max(segment_bytes, PAGE) if kind == "mmap" else segment_bytes
-    mapped.FIRST_BYTES = mapped.SEGMENT_BYTES = appending.SEGMENT_BYTES = size
+    writers.FIRST_BYTES = writers.SEGMENT_BYTES = size
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         who = identity_codec.to_bytes(read_identity("worker"))
@@ -75,7 +75,7 @@ def make(directory: Path, kind: str, records: int, segment_bytes: int) -> Kept:
         writer.close()
     finally:
         os.close(descriptor)
-        mapped.FIRST_BYTES, mapped.SEGMENT_BYTES, appending.SEGMENT_BYTES = before
+        writers.FIRST_BYTES, writers.SEGMENT_BYTES = before
     names = [n for n in os.listdir(directory) if n.startswith(epoch)]
     return Kept(epoch, kind, {n: (directory / n).read_bytes() for n in names}, values)
 

@@ -32,8 +32,8 @@ FULL = 100
 RECORDS = 1500
 RETRY_S = CHECK_S = 0.05
 PARENT_BYTES = 4 * 1024 * 1024
-# Room for lanes to be opened and a segment to be rolled, then nothing.
-LIMIT_BYTES = 64 * 1024
+# Less than any file of a lane has.
+LIMIT_BYTES = 2048
 _MOUNT = ["mount", "-t", "tmpfs", "-o", f"size={PARENT_BYTES}", "none"]
 
 
