@@ -1,6 +1,7 @@
 # Every target sets itself up: Python >= 3.11 with venv, and make, are all it needs.
 #
-#   make demo | test | torture | mutants | lint | types | benchmark | clean
+#   make demo | test | test-free-threaded | torture | mutants | lint | types
+#   make benchmark | clean
 #
 # VENV=DIR       the virtual environment (.venv)
 # PYTHON=EXE     what to make it with; else the first usable of the names below
@@ -21,7 +22,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 	$(shell $(p) -c '$(USABLE)' >/dev/null 2>&1 && echo $(p))))
 
-.PHONY: demo test torture mutants lint types benchmark clean
+.PHONY: demo test test-free-threaded torture mutants lint types benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/femtomp demo $(ARGS)
@@ -34,6 +35,17 @@ test: $(STAMP)
 # Whole counts: an hour. It exits with 1 if a figure was missed.
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture $(ARGS)
+
+# Lanes and handlers on a Python without a global lock, which is built if there is none.
+FREE := .free-threaded
+test-free-threaded:
+	set -e; python=$$(tests/free_threaded.sh $(FREE)); \
+	test -x $(FREE)/venv/bin/python || { \
+		"$$python" -m venv $(FREE)/venv; \
+		$(FREE)/venv/bin/python -m pip install --quiet \
+			--disable-pip-version-check . hypothesis pytest pytest-xdist; }; \
+	PYTHONPATH=$(CURDIR) PYTHON_GIL=0 $(FREE)/venv/bin/python -m pytest \
+		-n $(WORKERS) $(ARGS) $(or $(TESTS),tests/lanes)
 
 # Faults put into a copy of the tree; it exits with 1 if the tests miss one.
 mutants: $(STAMP)
@@ -50,7 +62,7 @@ benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FREE) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks examples femtomp tests -name __pycache__ -type d \
 		-exec rm -rf {} + 2>/dev/null || true
 

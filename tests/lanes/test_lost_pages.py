@@ -132,8 +132,8 @@ def test_whatever_pages_are_left(kind, steps, data) -> None:
         tempfile.TemporaryDirectory() as after,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(writers, "SEGMENT_BYTES", SEGMENT_BYTES)
-        patch.setattr(writers, "FIRST_BYTES", SEGMENT_BYTES)
+        for name in ("FIRST_BYTES", "SEGMENT_BYTES"):
+            patch.setattr(writers, name, SEGMENT_BYTES)
         lived = live(Path(before), kind, steps)
         crash(lived, Path(after), lambda what, label: data.draw(what, label=label))
         descriptor = os.open(after, os.O_RDONLY | os.O_DIRECTORY)

@@ -200,9 +200,10 @@ MUTANTS: Final = (
     ),
     # -- engine ----------------------------------------------------------------------
     _one(
-        "position moved without its counters", "supervisor/members.py",
-        "counters = counters.plus(step.counters)", "pass",
-        "supervisor/test_pump.py::test_every_record_is_delivered_or_counted_once",
+        "position moved without its counters", "supervisor/batch.py",
+        ".append(step._replace(counters=counters))",
+        ".append(step._replace(counters=Counters()))",
+        "supervisor/test_batch.py::test_counters_add_up_whatever_prefix_was_accepted",
     ),
     _one(
         "cursor before delivery", "supervisor/pump.py",

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from femtomp.codec import identity as identity_codec
-from femtomp.lanes import place, writer
+from femtomp.lanes import place
+from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Counters, Cursor, Position
 from femtomp.lanes.writer import LaneWriter, open_writer
 from femtomp.supervisor import poller as module
@@ -171,8 +172,8 @@ def test_lane_of_the_living_is_not_deleted(spool) -> None:
 
 def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:
     """A segment is deleted when the written cursor of every sink has passed it."""
-    monkeypatch.setattr(writer, "SEGMENT_BYTES", 4096)
-    monkeypatch.setattr(writer, "FIRST_BYTES", 4096)
+    for name in ("FIRST_BYTES", "SEGMENT_BYTES"):
+        monkeypatch.setattr(writers, name, 4096)
     die_after(spool, 600)
     poller = opened(spool)
     (member,) = poller.members.values()
@@ -185,3 +186,22 @@ def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:
     tend(poller)
     left = names & set(os.listdir(spool.lanes))
     assert left == {name for name in names if int(name.split(".")[1]) >= 2}
+
+
+def test_what_a_worker_was_making_when_it_died_goes_with_its_lane(spool) -> None:
+    """A file that has only its temporary name is deleted when its lane is, not before,
+    and not that of another lane.
+    """
+    die_after(spool, 1)
+    poller = opened(spool)
+    (epoch,) = poller.members
+    for name in (f".{epoch}.1.seg.tmp", f".{'0' * 24}.own.tmp"):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        os.close(os.open(name, flags, 0o600, dir_fd=spool.lanes))
+    tend(poller)
+    assert f".{epoch}.1.seg.tmp" in os.listdir(spool.lanes)
+    deliver(poller)
+    tend(poller)
+    left = os.listdir(spool.lanes)
+    assert [name for name in left if epoch in name] == []
+    assert f".{'0' * 24}.own.tmp" in left

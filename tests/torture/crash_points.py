@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import femtomp
 from femtomp.config import resolve_sinks
 from femtomp.errors import SpoolError
-from femtomp.lanes import place, reader
+from femtomp.lanes import place, reader, space
 from femtomp.lanes import writer as writers
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.options import ServerConfig
@@ -239,7 +239,8 @@ def _be_engine(launch: Launch, write: int, at: int, reached: Returned) -> None:
     reader.CHUNK_BYTES, pump.MAX_BATCH_RECORDS = 2048, 4
     os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)
     signal.pthread_sigmask(signal.SIG_SETMASK, guardian._SIGNALS)
-    Points(at, reached).install()
+    # How much is used is written down again and again, and no promise hangs on it.
+    Points(at, reached, ignored=space.NAME).install()
     os._exit(engines.main(launch))
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import struct
+import mmap
+import sys
 import time
 from array import array
 from hashlib import blake2b
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from femtomp.record import Record
 
 LOGGER = "torture"
+# Of wrong records; one says more than their number.
+SHOWN = 3
 
 
 def text_of(seed: int, worker: int, number: int) -> str:
@@ -149,13 +152,13 @@ class Verdict:
         if not 0 <= each.worker < len(self._uids) or each.body != text_of(
             self._seed, each.worker, each.number
         ):
-            self.wrong += 1
+            self._is_wrong(each, "no worker made it")
             return
         uids = self._uids[each.worker]
         if each.number >= len(uids):
             # No more than one call can have begun beyond those that returned.
             if each.number > self._returned[each.worker]:
-                self.wrong += 1
+                self._is_wrong(each, f"{self._returned[each.worker]} returned")
                 return
             uids.extend([0] * (each.number + 1 - len(uids)))
         uid = hash(each.uid) & 0xFFFF_FFFF_FFFF_FFFF or 1
@@ -169,6 +172,11 @@ class Verdict:
         if int(sequence) < 1 << 63:
             self.disordered += int(sequence) <= self._last.get(epoch, -1)
             self._last[epoch] = int(sequence)
+
+    def _is_wrong(self, each: Found, reason: str) -> None:
+        self.wrong += 1
+        if self.wrong <= SHOWN:
+            print(f"wrong: {each!r:.400}: {reason}", file=sys.stderr)
 
     def rows(self, worker: int) -> array:
         """Give a word for each number of a worker: 0 if it is not there."""
@@ -220,26 +228,23 @@ class Latencies:
     """Durations of log calls, by worker, in a shared mapping that outlives them."""
 
     def __init__(self, workers: int, room: int) -> None:
-        import mmap
-
         self._room = room
-        self._words = mmap.mmap(-1, 8 * (room + 1) * workers)
+        self._words = memoryview(mmap.mmap(-1, 8 * (room + 1) * workers)).cast("Q")
 
     def add(self, worker: int, duration_ns: int) -> None:
         """Note one call's duration; what does not fit replaces the oldest."""
-        base = 8 * (self._room + 1) * worker
-        count = struct.unpack_from("=Q", self._words, base)[0]
-        at = base + 8 * (1 + count % self._room)
-        struct.pack_into("=Q", self._words, at, duration_ns)
-        struct.pack_into("=Q", self._words, base, count + 1)
+        base = (self._room + 1) * worker
+        count = self._words[base]
+        self._words[base + 1 + count % self._room] = duration_ns
+        self._words[base] = count + 1
 
     def us(self, worker: int, quantile: float) -> float:
         """Give a quantile in microseconds, or 0 if nothing was noted."""
-        base = 8 * (self._room + 1) * worker
-        count = min(self._room, struct.unpack_from("=Q", self._words, base)[0])
+        base = (self._room + 1) * worker
+        count = min(self._room, self._words[base])
         if not count:
             return 0.0
-        values = sorted(struct.unpack_from(f"={count}Q", self._words, base + 8))
+        values = sorted(self._words[base + 1 : base + 1 + count])
         return values[min(count - 1, int(count * quantile))] / 1000
 
 

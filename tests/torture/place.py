@@ -45,6 +45,7 @@ def serving(
     kind: str | None = None,
     parent: Path | None = None,
     patience_s: float = 10.0,
+    **options: object,
 ) -> Iterator[Server]:
     """Run a server that writes `app.jsonl` below a directory, whose spool is there too.
 
@@ -57,7 +58,9 @@ def serving(
         crowded(0 if bare else 24),
         mock.patch.object(place, "choose_writer", return_value=chosen),
     ):
-        server = femtomp.start_server(sinks, spool_parent=parent or directory)
+        server = femtomp.start_server(
+            sinks, spool_parent=parent or directory, **options
+        )
     try:
         with Attached(LOGGER):
             yield server

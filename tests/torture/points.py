@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from femtomp.codec import frame
-from femtomp.lanes import mapped, writer
+from femtomp.lanes import mapped, mapping, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +40,13 @@ class Points:
         The point to die at, from 1; 0 for none.
     reached : Returned
         A shared word: how many there were.
+    ignored : str
+        Name of a file that does not count.
     """
 
-    def __init__(self, at: int, reached: Returned) -> None:
+    def __init__(self, at: int, reached: Returned, ignored: str = "") -> None:
         self._at = at
+        self._ignored = ignored
         self._reached = reached
         self._next = itertools.count(1).__next__
         # Called once, at the next point: where it is inside an append, a call inside.
@@ -72,7 +75,7 @@ class Points:
         os.open = self._opening(os.open)
         fcntl.lockf = self._whole(fcntl.lockf)
         frame.HEADER = _Header(self, frame.HEADER)
-        map_file = self._mapping(writer.map_file)
+        map_file = self._mapping(mapping.map_file)
         for module in (mapped, writer):
             module.map_file = map_file
             module.memoryview = lambda of: _View(self, of)
@@ -86,7 +89,7 @@ class Points:
 
     def _in_part(self, call):
         def counted(descriptor, data, *more):
-            if descriptor == STDERR:
+            if descriptor == STDERR or self._is_ignored(descriptor):
                 return call(descriptor, data, *more)
             self.step()
             if len(data) > 1 and self.is_last():
@@ -96,9 +99,15 @@ class Points:
 
         return counted
 
+    def _is_ignored(self, descriptor: int) -> bool:
+        if not self._ignored:
+            return False
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        return path.endswith(f"/{self._ignored}")
+
     def _opening(self, call):
         def counted(path, flags, *args, **more):
-            if flags & (os.O_CREAT | os.O_TRUNC):
+            if flags & (os.O_CREAT | os.O_TRUNC) and path != self._ignored:
                 self.step()
             return call(path, flags, *args, **more)
 

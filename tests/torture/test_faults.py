@@ -25,7 +25,7 @@ SCALES = {
     "stall": 0.01,
     "re-entry": 0.005,
     "sink-down": 0.001,
-    "black-hole": 0.01,
+    "black-hole": 0.005,
     "no-room": 0.005,
     "soak": 0.0004,
     "worker-points": 0.005,
