@@ -84,6 +84,10 @@ def main(launch: Launch) -> int:
     return engine.run()
 
 
+class _BrokenError(Exception):
+    """A sink's thread has ended by an exception."""
+
+
 class Engine:
     """All that the engine process holds."""
 
@@ -183,6 +187,14 @@ class Engine:
         A signal says that members are about to end, and records are still to come: it
         begins a grace. `stop()` in the master says that none are.
         """
+        try:
+            return self._run()
+        except _BrokenError:
+            # A fault of ours, said on stderr by the thread: a sink must not be mute
+            # while everything looks well. The next engine begins at its cursor.
+            return EXIT_BROKEN
+
+    def _run(self) -> int:
         members_at = time.monotonic() + _MEMBERS_CHECK_S
         grace_until: float | None = None
         while True:
@@ -194,16 +206,17 @@ class Engine:
                     return self._stop()
                 if grace_until is None:
                     grace_until = time.monotonic() + self._config.grace_s
-            if not all(pump.is_alive() for pump in self._pumps):
-                # A fault of ours, said on stderr by the thread: a sink must not be mute
-                # while everything looks well. The next engine begins at its cursor.
-                return EXIT_BROKEN
+            self._check_pumps()
             if time.monotonic() >= members_at:
                 members_at = time.monotonic() + _MEMBERS_CHECK_S
                 if self._is_alone():
                     return self._leave() if grace_until is None else self._stop()
             if grace_until is not None and time.monotonic() >= grace_until:
                 return self._stop()
+
+    def _check_pumps(self) -> None:
+        if not all(pump.is_alive() for pump in self._pumps):
+            raise _BrokenError
 
     def _poll(self) -> bool:
         """Look at the lanes; False if the spool is gone."""
@@ -240,8 +253,10 @@ class Engine:
         """
         deadline_ns = self._spool.control()[DEADLINE]
         if self._spool.control()[STATE] < State.STOPPING:
-            self._spool.set_control(STATE, State.STOPPING)
             deadline_ns = time.monotonic_ns() + int(SIGNAL_DEADLINE_S * 1e9)
+            # For the engine after this one, should this one die of what it drains.
+            self._spool.set_control(DEADLINE, deadline_ns)
+            self._spool.set_control(STATE, State.STOPPING)
         drained = self._drain(deadline_ns / 1e9 if deadline_ns else None)
         self._spool.set_control(STATE, State.STOPPED)
         if not drained:
@@ -279,6 +294,7 @@ class Engine:
             # is looked for again until nothing new turns up.
             grew = self._poller.look_again()
             drained = not grew and self._poller.is_drained()
+            self._check_pumps()
             if not drained:
                 time.sleep(_DRAIN_CHECK_S)
         self._look_for_losses(at_last=True)

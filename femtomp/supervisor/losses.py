@@ -8,13 +8,14 @@ pump takes what is due to its sink and says when it was delivered.
 What was said is kept in `said`: the next engine neither repeats nor forgets it::
 
     file   64 bytes: 8s magic | u32 version | 12s E | u32 crc          then slots of 512
-    slot   16s sink | u64 number | u64 time_ns | u32 open | u32 zero
+    slot   16s sink | u64 number | u64 time_ns | u32 open | u32 deaths
            | reached: u64 starts | u64 counts[16]
            | saying: u64 starts | u64 ended | u64 began_ns | u64 counts[16]
            | zeros | u32 crc at 508
 
 A report is written down as open before it is handed over and as reached when it was
-taken: one that an engine died over comes again as it was, with the same uid.
+taken: one that an engine died over comes again as it was, with the same uid, and later
+and later if engines crash each time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from femtomp.lanes.segment import (
 from femtomp.lanes.spool import ENGINE_ENDED, ENGINE_STARTS, GUARDIAN
 from femtomp.record import Identity, Record
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.poison import Ended, how_it_ended
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
     from femtomp.supervisor.members import Member
 
 INTERVAL_S: Final = 10.0
+# Engines that crashed while a report was open, before it waits until it is twice as old
+# after each: it may be what kills them.
+MAX_DEATHS: Final = 3
+_MAX_DOUBLINGS: Final = 20
 
 _MAGIC: Final = b"FMTPSAID"
 _HEADER: Final = struct.Struct("<8sI12sI")
@@ -76,6 +82,8 @@ class Said(NamedTuple):
         When it was made.
     is_open : bool
         It is not known whether it arrived.
+    deaths : int
+        Engines that crashed since it is open.
     starts, counts
         Up to where everything was said.
     next_starts, next_ended, next_began_ns, next_counts
@@ -85,6 +93,7 @@ class Said(NamedTuple):
     number: int = 0
     time_ns: int = 0
     is_open: bool = False
+    deaths: int = 0
     starts: int = 1
     counts: tuple[int, ...] = _NOTHING
     next_starts: int = 1
@@ -114,6 +123,10 @@ class Losses:
         self._due = dict.fromkeys(spool.sinks, False)
         self._file = _File(spool, spool.sinks)
         self._epoch: Final = self._file.epoch
+        if how_it_ended(self._ended) is Ended.CRASHED:
+            for name, said in self._file.said.items():
+                if said.is_open:
+                    self._file.write(name, said._replace(deaths=said.deaths + 1))
         who = Identity(
             control[GUARDIAN], 0, 0, 0, "", "femtomp", "supervisor",
             os.uname().nodename, "",
@@ -151,9 +164,13 @@ class Losses:
         To be called by the sink's own thread alone.
         """
         said = self._file.said[sink]
-        if not said.is_open:
-            now = time.time_ns()
-            early = 0 <= now - said.time_ns < INTERVAL_S * 1e9
+        now = time.time_ns()
+        if said.is_open:
+            doubled = INTERVAL_S * 2 ** min(said.deaths, _MAX_DOUBLINGS)
+            if said.deaths >= MAX_DEATHS and _is_early(now, said, doubled):
+                return []
+        else:
+            early = _is_early(now, said, INTERVAL_S)
             if (early and not at_last) or not self._is_news(sink):
                 return []
             reached = self._now.get(sink, _NOTHING)
@@ -178,7 +195,10 @@ class Losses:
         """Note that a sink is done with what `records` returned."""
         said = self._file.said[sink]
         said = said._replace(
-            is_open=False, starts=said.next_starts, counts=said.next_counts
+            is_open=False,
+            deaths=0,
+            starts=said.next_starts,
+            counts=said.next_counts,
         )
         self._file.write(sink, said)
         self._due[sink] = self._is_news(sink)
@@ -229,6 +249,11 @@ class Losses:
             uid=f"{self._epoch}-{sink_key(sink).hex()[:8]}-lost-{said.number}",
             event_name="femtomp.records.lost",
         )
+
+
+def _is_early(now_ns: int, said: Said, interval_s: float) -> bool:
+    # A clock that was set back silences nothing.
+    return 0 <= now_ns - said.time_ns < interval_s * 1e9
 
 
 def _counts(spool: Spool, members: list[Member]) -> dict[str, tuple[int, ...]]:
@@ -332,7 +357,7 @@ def _header(epoch: str) -> bytes:
 
 def _pack(key: bytes, said: Said) -> bytes:
     body = _SLOT.pack(
-        key, said.number, said.time_ns, said.is_open, 0,
+        key, said.number, said.time_ns, said.is_open, said.deaths,
         said.starts, *said.counts,
         said.next_starts, said.next_ended, said.next_began_ns, *said.next_counts,
     ).ljust(_CRC_AT, b"\0")  # fmt: skip
@@ -346,13 +371,13 @@ def _slots(content: bytes) -> Iterator[tuple[int, bytes, Said]]:
         slot = content[at : at + _SLOT_BYTES]
         if crc32(slot[:_CRC_AT]) != int.from_bytes(slot[_CRC_AT:], "little"):
             continue
-        key, number, time_ns, is_open, _, starts, *rest = _SLOT.unpack_from(slot)
+        key, number, time_ns, is_open, deaths, starts, *rest = _SLOT.unpack_from(slot)
         if number:
             counts, (next_starts, ended, began_ns, *next_counts) = (
                 tuple(rest[:_COUNTS]), rest[_COUNTS:],
             )  # fmt: skip
             said = Said(
-                number, time_ns, bool(is_open), starts, counts,
+                number, time_ns, bool(is_open), deaths, starts, counts,
                 next_starts, ended, began_ns, tuple(next_counts),
             )  # fmt: skip
             yield index, key, said

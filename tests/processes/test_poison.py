@@ -14,12 +14,14 @@ import pytest
 
 import femtomp
 from femtomp.codec import wire
+from femtomp.lanes.spool import State
 from femtomp.worker.channel import channel
 from tests.processes.harness import (
     SEED,
     Attached,
     Returned,
     fork,
+    is_running,
     lines,
     log_steadily,
     missing_and_double,
@@ -33,6 +35,7 @@ from femtomp.codec import wire
 from femtomp.sinks import RetryAfter, file
 from femtomp.supervisor import guardian
 guardian._BACKOFF_MAX_S = 0.2
+guardian.SIGNAL_DEADLINE_S = {deadline_s}
 
 def die():
     {die}
@@ -40,6 +43,9 @@ def die():
 write, decode_chunk = file._File.write, wire.decode_chunk
 
 def deadly_write(self, batch):
+    if os.path.exists(self._path + ".down") and "slow" in self._path:
+        time.sleep(0.3)
+        return RetryAfter(0.05, "slow")
     if "bad" in self._path:
         if os.path.exists(self._path + ".down"):
             {down}
@@ -80,16 +86,20 @@ class Shop:
         self.bad, self.good = path / "bad.jsonl", path / "good.jsonl"
         self.returned = Returned(WORKERS)
 
-    def start(self, death="segfault", down=""):
+    def start(self, death="segfault", down="", deadline_s=10.0, more=(), **options):
         patch = self.path / "patch"
         patch.mkdir()
-        source = PATCH.format(die=DEATHS.get(death, death), down=down or "pass")
+        source = PATCH.format(
+            die=DEATHS.get(death, death), down=down or "pass", deadline_s=deadline_s
+        )
         (patch / "sitecustomize.py").write_text(source)
         path = f"{patch}:{os.environ.get('PYTHONPATH', '')}"
         with self.monkeypatch.context() as context:
             context.setenv("PYTHONPATH", path)
-            sinks = [femtomp.FileSink(p, name=p.stem) for p in (self.bad, self.good)]
-            self.server = femtomp.start_server(sinks, spool_parent=self.path)
+            sinks = [
+                femtomp.FileSink(p, name=p.stem) for p in (self.bad, self.good, *more)
+            ]
+            self.server = femtomp.start_server(sinks, spool_parent=self.path, **options)
         return self.server
 
     def engine(self):
@@ -213,10 +223,11 @@ def test_a_deadly_record_in_the_side_file(shop):
         shop.check({"bad": 1}, spared=[(0, 15)])
 
 
-def test_a_stop_outlives_the_engine(shop):
+@pytest.mark.parametrize("death", ["segfault", "a dead thread"])
+def test_a_stop_outlives_the_engine(shop, death):
     """A deadly record that comes up in the drain costs engines, not the drain."""
     (shop.path / "bad.jsonl.down").touch()
-    with shop.start(), Attached():
+    with shop.start(death), Attached():
         shop.pool(1000, {777: "deadly to write %d"})
         (shop.path / "bad.jsonl.down").unlink()
         report = shop.server.stop(60)
@@ -224,6 +235,63 @@ def test_a_stop_outlives_the_engine(shop):
         assert report.quarantined == {"bad": 1, "good": 0}
         for path, gone in ((shop.bad, [(1, 777)]), (shop.good, [])):
             assert missing_and_double(lines(path), shop.returned)[0] == gone
+
+
+def test_a_drain_by_signal_outlives_the_engine(shop):
+    """A supervisor that is told to end by a signal replaces an engine that dies then."""
+    down = shop.path / "bad.jsonl.down"
+    down.touch()
+    with shop.start(grace_s=0.1, deadline_s=20.0), Attached():
+        shop.pool(10, {7: "deadly to write %d"})
+        os.kill(shop.server.pid, signal.SIGTERM)
+        until(lambda: shop.server._spool.control()[0] == State.STOPPING, "it drains")
+        down.unlink()
+        until(lambda: not is_running(shop.server.pid), "the guardian has ended")
+        assert shop.starts() == 1 + 3
+        report = shop.server.stop()
+        assert report.quarantined == {"bad": 1, "good": 0}
+        assert report.drained
+
+
+def test_a_drain_ends_though_its_engine_died(shop):
+    """The engine after one that died in a drain has what was left of the time."""
+    (shop.path / "bad.jsonl.down").touch()
+    with shop.start(grace_s=0.1, deadline_s=2.0), Attached():
+        shop.pool(10, {})
+        os.kill(shop.server.pid, signal.SIGTERM)
+        until(lambda: shop.server._spool.control()[0] == State.STOPPING, "it drains")
+        begun = time.monotonic()
+        os.kill(shop.engine(), signal.SIGKILL)
+        until(lambda: not is_running(shop.server.pid), "the guardian has ended")
+        assert 1 < time.monotonic() - begun < 6
+        assert shop.starts() == 2
+        assert shop.server.stop().pending == {"bad": 30, "good": 0}
+
+
+@pytest.mark.parametrize("death", ["segfault", "killed"])
+def test_a_sink_that_hangs_is_not_blamed(shop, death):
+    """While one sink is at its destination's mercy another one meets a deadly record:
+    only that one is quarantined, and only there.
+    """
+    death = "os.kill(os.getpid(), signal.SIGKILL)" if death == "killed" else death
+    slow = shop.path / "slow.jsonl"
+    (shop.path / "slow.jsonl.down").touch()
+    stage, deaths = ("load", 5 * 3) if "kill" in death else ("write", 3)
+    with shop.start(death, more=[slow]), Attached():
+        shop.pool(300, {150: f"deadly to {stage} %d"})
+        done = lambda: all(
+            shop.server.stats().sinks[name].pending == 0 for name in ("bad", "good")
+        )
+        until(done, "the others have all of it", timeout=50)
+        (shop.path / "slow.jsonl.down").unlink()
+        assert shop.server.flush(30)
+        print("deaths", shop.starts() - 1)
+        assert shop.starts() <= 1 + deaths
+        everywhere = stage == "load"
+        shop.check({"bad": 1, "good": everywhere}, spared=[(1, 150)])
+        assert shop.server.stats().sinks["slow"].quarantined == everywhere
+        missing, _ = missing_and_double(lines(slow), shop.returned)
+        assert missing == [(1, 150)] * everywhere
 
 
 @pytest.mark.parametrize("error", ["MemoryError", "RecursionError"])

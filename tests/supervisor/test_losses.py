@@ -215,6 +215,32 @@ def test_report_that_an_engine_died_over_comes_again(spool, pool, clock) -> None
     assert then[1].attributes["femtomp.lost.refused"] == 4
 
 
+def test_report_that_kills_comes_later_and_later(spool, pool, clock) -> None:
+    """A report that each engine crashes over does not keep the records from coming; an
+    operator's kills delay none.
+    """
+    lose(pool, "a", refused=1)
+    losses = restart(spool, signal.SIGKILL)
+    tried = 0
+    for second in range(3600):
+        losses.look(pool.members)
+        if losses.records("a", 0):
+            tried += 1
+            losses = restart(spool, signal.SIGSEGV if second else signal.SIGKILL)
+        clock.advance(1)
+    assert 3 < tried < 12
+    clock.advance(3600)
+    losses.look(pool.members)
+    assert losses.records("a", 0)
+    losses.reached("a")
+    for _ in range(20):
+        lose(pool, "a", refused=1)
+        clock.advance(module.INTERVAL_S)
+        losses = restart(spool, signal.SIGKILL)
+        losses.look(pool.members)
+        assert losses.records("a", 0)
+
+
 def test_reaped_lanes_count_on(spool, pool, clock) -> None:
     """What was lost in a lane that is gone is neither forgotten nor said again."""
     lose(pool, "a", refused=2)
@@ -244,7 +270,9 @@ def test_lane_that_cannot_be_read_takes_nothing_back(spool, pool, clock) -> None
     losses = Losses(spool, {})
     assert len(said(losses, pool)) == 1
     clock.advance(20)
-    assert said(losses, SimpleNamespace(members={})) == []
+    losses = restart(spool, signal.SIGKILL)
+    (record,) = said(losses, SimpleNamespace(members={}))
+    assert record.event_name == "femtomp.engine.restarted"
     clock.advance(20)
     assert said(losses, pool) == []
     pool.writers[0].drop("size", b"")

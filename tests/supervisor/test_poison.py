@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
 import stat
 
@@ -29,6 +30,7 @@ from femtomp.supervisor.poison import (
     judge,
 )
 from femtomp.testing import CollectingSink, ManualClock, wait_until
+from tests.processes.harness import SEED
 from tests.supervisor.conftest import Pool
 
 CHUNK = Place("ab" * 12, 3, 128, 4096)
@@ -383,8 +385,9 @@ def test_death_at_each_step_of_a_quarantine(spool, pool, monkeypatch, steps) -> 
     except Death:
         pass  # over the judgement, outside of any pump
     monkeypatch.undo()
-    if not engines.run(KILL):
-        engines.run_all(7)
+    # Once it was judged, no engine tries the record again.
+    assert engines.run(KILL) or steps == 0
+    engines.run_all(7)
     assert engines.counters() == Counters(delivered=9, quarantined=1)
     assert bodies(engines.sink) == set(range(10)) - {5}
     assert len(os.listdir(f"{spool.path}/quarantine")) == 1
@@ -412,6 +415,61 @@ def test_killed_over_decoding_counts_the_third_time(spool, pool, monkeypatch) ->
         assert deaths <= 5
     assert deaths == 5
     assert engines.counters() == Counters(delivered=9, quarantined=1)
+
+
+class Chaotic(CollectingSink):
+    """A driver that dies of some records, and is killed, busy or refusing by chance."""
+
+    def __init__(self, chance, poison) -> None:
+        super().__init__()
+        self.chance, self.poison = chance, poison
+        self.status = 0
+
+    def _outcome(self, batch):
+        drawn = self.chance.random()
+        self.status = KILL
+        if drawn < 0.1:
+            raise Death
+        if drawn < 0.2:
+            deadly = [n for n, r in enumerate(batch) if r.body in self.poison]
+            most = min([*deadly, len(batch) - 1])
+            return RetryAfter(0.0, "busy", self.chance.randint(0, most))
+        if any(record.body in self.poison for record in batch):
+            self.status = SEGFAULT
+            raise Death
+        if drawn > 0.9:
+            self.records += batch
+            raise Death  # killed before the cursor was written
+        return super()._outcome(batch)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_only_deadly_records_are_quarantined(spool, pool, monkeypatch, seed) -> None:
+    """Over lanes of both writers, their side files and several segments, with kills by
+    chance in between: exactly the deadly records are quarantined, and all others arrive.
+    """
+    monkeypatch.setattr(pump, "MAX_BATCH_RECORDS", 64)
+    chance = random.Random(SEED + seed)
+    writers = [pool.worker("write"), pool.worker("mmap"), pool.worker("mmap")]
+    total = 150
+    for n in range(total):
+        writer = chance.choice(writers)
+        more = {"stack": "x" * chance.choice((1, 100, 20_000))}
+        if chance.random() < 0.1:
+            real = writer.append
+            writer.append = writer.append_side
+            pool.log(writer, n, **more)
+            writer.append = real
+        else:
+            pool.log(writer, n, **more)
+    poison = set(chance.sample(range(total), chance.choice((0, 1, 2, 5))))
+    engines = Engines(spool, pool, sink := Chaotic(chance, poison))
+    while not engines.run(sink.status):
+        assert engines.deaths < 500
+    count = len(poison)
+    expected = Counters(delivered=total - count, quarantined=count)
+    assert engines.counters() == expected
+    assert bodies(sink) == set(range(total)) - poison
 
 
 def test_mark_stands_only_while_something_is_done(spool, pool, monkeypatch) -> None:
