@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from femtomp.errors import SpoolError
 from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from femtomp.lanes.cursor import Position
+    from femtomp.lanes.lock import Directory
     from femtomp.lanes.reader import Lane
 
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
@@ -133,27 +134,37 @@ def claim(found: Found) -> Claimed:
     """
     lock = Lock(found, MASTER_LOCK)
     try:
-        spool = Spool(found.path)
-        try:
-            _check_still_left(found, spool)
-        except BaseException:
+        spool = open_same(found)
+        if not is_orphaned(spool):
             spool.close()
-            raise
+            _refuse(found.path)
     except BaseException:
         lock.release()
         raise
     return Claimed(spool, lock)
 
 
-def _check_still_left(found: Found, spool: Spool) -> None:
-    """Look again: it may have been adopted, served and removed since.
+def open_same(place: Directory) -> Spool:
+    """Open a spool whose locks are held, if it is still where it was.
 
-    A removal begins with another name, before the first lock file goes.
+    It may have been adopted, served and removed since it was found. A removal begins
+    with another name, before the first lock file goes.
+
+    Raises
+    ------
+    SpoolError
+        If it is not there any more, or cannot be read.
     """
-    same = os.path.samestat(os.fstat(found.descriptor), os.fstat(spool.descriptor))
-    if not same or not is_orphaned(spool):
-        msg = f"the spool {found.path} is in use: a running server has it"
-        raise SpoolError(11, msg)
+    spool = Spool(place.path)
+    if not os.path.samestat(os.fstat(place.descriptor), os.fstat(spool.descriptor)):
+        spool.close()
+        _refuse(place.path)
+    return spool
+
+
+def _refuse(path: str) -> NoReturn:
+    msg = f"the spool {path} is in use: a running server has it"
+    raise SpoolError(11, msg)
 
 
 # -- what it holds -------------------------------------------------------------------
