@@ -18,7 +18,7 @@ import struct
 from typing import Final, Protocol
 
 from femtomp.errors import SpoolError
-from femtomp.lanes.segment import high
+from femtomp.lanes.segment import close_known, high
 
 MASTER_LOCK: Final = "master.lock"
 GUARDIAN_LOCK: Final = "guardian.lock"
@@ -90,7 +90,8 @@ class Lock:
     def release(self) -> None:
         """Let go of it."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            # A daemoniser in the master closed it, and something else has the number.
+            close_known((self._descriptor, *self._key))
             self._descriptor = -1
             del _held[self._key]
 

@@ -67,6 +67,7 @@ def adopt(parent: Path, wanted: Wanted) -> Taken | None:
 
     What is left alone is said on stderr, with the command that delivers it.
     """
+    orphans.finish_removals(parent)
     found = orphans.find(parent)
     try:
         left = [each for each in found if orphans.is_left(each)]
@@ -166,6 +167,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
     }
     try:
         place.describe(one.spool.descriptor, manifest, wanted.resource)
+        orphans.readmit(one.spool)
         # Until the last of these, workers of before find it stopped if it was.
         for word in (DEADLINE, PULLER, GUARDIAN, ENGINE, ENGINE_TICKS):
             one.spool.set_control(word, 0)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import shutil
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from femtomp.errors import SpoolError
+from femtomp.errors import CodecError, SpoolError
 from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.lock import MASTER_LOCK, Lock, is_orphaned
-from femtomp.lanes.segment import FORMAT_VERSION, high
+from femtomp.lanes.segment import FORMAT_VERSION, RETIRED, high
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import owned
 from femtomp.supervisor.stats import open_lanes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from femtomp.lanes.cursor import Position
+    from femtomp.lanes.lock import Directory
     from femtomp.lanes.reader import Lane
 
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
@@ -63,6 +65,22 @@ def find(parent: Path) -> list[Found]:
     except OSError:
         return []
     return [found for name in names if (found := look_at(parent / name))]
+
+
+def finish_removals(parent: Path) -> None:
+    """Delete what a server that was killed had begun to delete (`Spool.remove`)."""
+    pattern = re.compile(rf"\.femtomp-.*-{os.geteuid()}-[^-]+\.removed")
+    try:
+        names = [name for name in os.listdir(parent) if pattern.fullmatch(name)]
+    except OSError:
+        return
+    for name in names:
+        path = parent / name
+        try:
+            if path.lstat().st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:
+            continue  # it went on by itself
 
 
 def look_at(path: Path) -> Found | None:
@@ -133,27 +151,37 @@ def claim(found: Found) -> Claimed:
     """
     lock = Lock(found, MASTER_LOCK)
     try:
-        spool = Spool(found.path)
-        try:
-            _check_still_left(found, spool)
-        except BaseException:
+        spool = open_same(found)
+        if not is_orphaned(spool):
             spool.close()
-            raise
+            _refuse(found.path)
     except BaseException:
         lock.release()
         raise
     return Claimed(spool, lock)
 
 
-def _check_still_left(found: Found, spool: Spool) -> None:
-    """Look again: it may have been adopted, served and removed since.
+def open_same(place: Directory) -> Spool:
+    """Open a spool whose locks are held, if it is still where it was.
 
-    A removal begins with another name, before the first lock file goes.
+    It may have been adopted, served and removed since it was found. A removal begins
+    with another name, before the first lock file goes.
+
+    Raises
+    ------
+    SpoolError
+        If it is not there any more, or cannot be read.
     """
-    same = os.path.samestat(os.fstat(found.descriptor), os.fstat(spool.descriptor))
-    if not same or not is_orphaned(spool):
-        msg = f"the spool {found.path} is in use: a running server has it"
-        raise SpoolError(11, msg)
+    spool = Spool(place.path)
+    if not os.path.samestat(os.fstat(place.descriptor), os.fstat(spool.descriptor)):
+        spool.close()
+        _refuse(place.path)
+    return spool
+
+
+def _refuse(path: str) -> NoReturn:
+    msg = f"the spool {path} is in use: a running server has it"
+    raise SpoolError(11, msg)
 
 
 # -- what it holds -------------------------------------------------------------------
@@ -193,6 +221,21 @@ def _next_in_side(lane: Lane, position: Position) -> bool:
         position = position._replace(side=chunk.after)
 
 
+def readmit(spool: Spool) -> None:
+    """Take back what an engine told the lanes' writers when it stopped.
+
+    Before they find the spool running again: who looks in between would log twice.
+    """
+    for epoch, lane in open_lanes(spool).items():
+        try:
+            if epoch in owned:
+                owned[epoch].words[RETIRED] = 0
+            else:
+                lane.readmit()
+        except (OSError, CodecError):
+            continue  # damaged: it is left alone
+
+
 def has_workers(spool: Spool) -> bool:
     """Tell whether a process still writes to a spool, by the locks of its lanes."""
     for epoch, lane in open_lanes(spool).items():
@@ -200,6 +243,6 @@ def has_workers(spool: Spool) -> bool:
             # Of a lane of this process's own, `.own` must not be opened.
             if epoch in owned or not lane.is_orphaned():
                 return True
-        except (OSError, ValueError):
+        except (OSError, CodecError):
             continue  # damaged: it has no owner that anybody could know of
     return False

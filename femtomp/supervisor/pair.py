@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from femtomp.errors import FemtompError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import is_orphaned
+from femtomp.lanes.segment import close_known, known_as
 from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.spool import ENGINE, ENGINE_TICKS, GUARDIAN, STATE, State
 from femtomp.supervisor.launch import START_TIMEOUT_S, EndedError, is_readable
@@ -65,6 +66,7 @@ class Pair:
         self._spool = spool
         self._launcher = launcher
         self._supervisor = supervisor
+        self._known = known_as(supervisor.pidfd)
         self._starting: Starting | None = None
         self._master: Final = os.getpid()
         # A handler that comes while its own thread works here finds it busy, and goes.
@@ -150,8 +152,9 @@ class Pair:
             if is_orphaned(self._spool):
                 self._say(exc)
             return
-        os.close(self._supervisor.pidfd)
+        close_known(self._known)
         self._supervisor = supervisor
+        self._known = known_as(supervisor.pidfd)
         self._pause_s = CHECK_S
 
     def is_dead(self) -> bool:
@@ -210,7 +213,7 @@ class Pair:
 
     def close(self) -> None:
         """Let go of the pair and of what was kept for another."""
-        os.close(self._supervisor.pidfd)
+        close_known(self._known)
         self._launcher.close()
 
 

@@ -239,6 +239,10 @@ class Poller:
             for member in self.members.values()
         )
 
+    def damaged(self) -> tuple[str, ...]:
+        """Return the lanes that are left alone because they cannot be read."""
+        return tuple(self._bad)
+
     def is_drained(self) -> bool:
         """Tell whether every sink has passed the end of every lane."""
         return all(member.is_drained() for member in self.members.values())

@@ -371,6 +371,16 @@ def test_half_a_line_in_the_file_is_taken_back(tmp_path, path, start):
     assert again[3:] == whole
 
 
+def test_a_removal_that_was_cut_short_is_finished(tmp_path, path, start):
+    """What a server had begun to delete when it was killed is no spool, and goes."""
+    orphan = Orphan(tmp_path, femtomp.FileSink(path))
+    orphan.kill_worker()
+    orphan.path.rename(tmp_path / f".{orphan.path.name}.removed")
+    assert start().stop().drained
+    assert [one.name for one in tmp_path.iterdir() if "femtomp" in one.name] == []
+    assert not lines(path)
+
+
 def test_threads_do_not_matter(tmp_path, path, start):
     """The server may be started by any thread of the new master."""
     orphan = Orphan(tmp_path, femtomp.FileSink(path))
