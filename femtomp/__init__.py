@@ -153,6 +153,19 @@ def start_server(
         `grace_s` : float
             How long the supervisor serves processes that live on after it got SIGTERM
             or SIGINT; 10 seconds.
+        `spool_quota_bytes` : int
+            What all lanes together may take; half of what is free at the start, at most
+            1 GiB, and where the spool is in memory at most a tenth of the memory limit.
+            The last eighth of this and the next is for records of ERROR and above.
+        `lane_quota_bytes` : int
+            What one process's lane may take; half of that.
+        `overflow` : {"drop_old", "drop_new", "block"}
+            What happens at a quota. "drop_old": a sink that lags misses its oldest
+            records, which it counts as evicted; the other sinks miss nothing.
+            "drop_new": new records are dropped and counted; "block": a log call waits
+            for room first. With both the slowest sink decides for all.
+        `block_s` : float
+            How long a log call waits with "block", at most; 1 second.
 
     Returns
     -------

@@ -61,8 +61,8 @@ class ConsoleSink:
 
     def __post_init__(self) -> None:
         """Check every option."""
-        _one_of("ConsoleSink", "stream", self.stream, STREAMS)
-        _one_of("ConsoleSink", "format", self.format, FORMATS)
+        one_of("ConsoleSink", "stream", self.stream, STREAMS)
+        one_of("ConsoleSink", "format", self.format, FORMATS)
         _set(self, "level", level_number(self.level))
 
 
@@ -94,7 +94,7 @@ class FileSink:
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
-        _one_of("FileSink", "format", self.format, FILE_FORMATS)
+        one_of("FileSink", "format", self.format, FILE_FORMATS)
         try:
             path = Path(self.path).expanduser().absolute()
         except TypeError as exc:
@@ -171,7 +171,7 @@ class OTLPSink:
         if self.endpoint is not None:
             _text("OTLPSink", "endpoint", self.endpoint)
         if self.protocol is not None:
-            _one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
+            one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
         if self.headers is not None:
             _set(self, "headers", dict(self.headers))
         _set(self, "level", level_number(self.level))
@@ -323,7 +323,8 @@ def _shown(address: str | None) -> str | None:
     return f"{scheme}{slashes}***@{host}" if at else address
 
 
-def _one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
+def one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not allowed, by the option's name."""
     if value not in allowed:
         msg = f"{owner}: {option} must be one of {', '.join(allowed)}, not {value!r}"
         raise ConfigError(msg)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
 
+from femtomp.config import one_of
 from femtomp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
 
     from femtomp.config import SinkOptions
 
+# A few segments must fit, or each record makes its own file.
+_LEAST_BYTES: Final = {
+    "spool_quota_bytes": 1024 * 1024,
+    "lane_quota_bytes": 256 * 1024,
+}
 # The last one means "leave it as it is" to chown(2).
 _MAX_ID: Final = (1 << 32) - 1
+
+
+Overflow: TypeAlias = Literal["drop_old", "drop_new", "block"]
+OVERFLOWS: Final = ("drop_old", "drop_new", "block")
 
 
 class ServerOptions(TypedDict, total=False):
@@ -28,6 +38,10 @@ class ServerOptions(TypedDict, total=False):
     grace_s: float
     worker_uid: int | None
     worker_gid: int | None
+    spool_quota_bytes: int
+    lane_quota_bytes: int
+    overflow: Overflow
+    block_s: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,12 @@ class ServerConfig:
     # Whom workers become that root starts.
     worker_uid: int | None = None
     worker_gid: int | None = None
+    # What all lanes may take, and one of them; 0: no limit.
+    spool_quota_bytes: int = 0
+    lane_quota_bytes: int = 0
+    overflow: Overflow = "drop_old"
+    # How long a log call waits for room where overflow is "block".
+    block_s: float = 1.0
 
 
 OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
@@ -71,9 +91,22 @@ def check_options(options: Mapping[str, object]) -> None:
         if key in ("worker_uid", "worker_gid"):
             _id(key, value)
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            msg = f"{key} must be a number of seconds, 0 or more, not {value!r}"
-            raise ConfigError(msg)
+        if key == "overflow":
+            one_of("start_server", key, value, OVERFLOWS)
+            continue
+        _number(key, value)
+
+
+def _number(option: str, value: object) -> None:
+    is_bytes = option.endswith("_bytes")
+    kinds = (int,) if is_bytes else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
+        unit = "bytes" if is_bytes else "seconds"
+        msg = f"{option} must be a number of {unit}, 0 or more, not {value!r}"
+        raise ConfigError(msg)
+    if value < _LEAST_BYTES.get(option, 0):
+        msg = f"{option} must be {_LEAST_BYTES[option]} bytes at least, not {value!r}"
+        raise ConfigError(msg)
 
 
 def _id(option: str, value: object) -> None:

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 PROTOCOL: Final = 5
 _FIELDS: Final = 14
+_LEVEL_AT: Final = 24
+_INFO: Final = 20
 # Of a record that is far too large, this much of each text is always left.
 _LEAST_SHARE: Final = 64
 _new_tuple: Final = tuple.__new__
@@ -132,6 +134,24 @@ def encode(fields: tuple[Any, ...]) -> bytes:
     payload = pieces.pop() if len(pieces) == 1 else joined(pieces)
     free.append(encoder)
     return payload
+
+
+def level_of(payload: bytes) -> int:
+    """Return the level number of a payload of our own, without loading all of it.
+
+    Its first opcodes are always the same: PROTO, FRAME, MARK, the version, a timestamp
+    of eight bytes, and then the level's number. What looks otherwise counts as INFO.
+
+    Examples
+    --------
+    >>> level_of(encode((1, 1700000000000000000, 40, "ERROR")))
+    40
+    """
+    if payload[_LEVEL_AT : _LEVEL_AT + 1] == pickle.BININT1:
+        return payload[_LEVEL_AT + 1]
+    if payload[_LEVEL_AT : _LEVEL_AT + 1] == pickle.BININT2:
+        return int.from_bytes(payload[_LEVEL_AT + 1 : _LEVEL_AT + 3], "little")
+    return _INFO
 
 
 def joined(pieces: list[bytes]) -> bytes:

@@ -20,7 +20,6 @@ from femtomp.codec import frame
 from femtomp.lanes.segment import (
     FRAMES_AT,
     RETIRED,
-    SEGMENT_BYTES,
     STARTED,
     WRITER_WRITE,
     close_known,
@@ -39,19 +38,17 @@ if TYPE_CHECKING:
 class AppendingWriter(LaneWriter):
     """Append by `write`."""
 
-    def _open_first(self) -> None:
-        self.append = self._bind_append(self._create_segment())
+    def _open_first(self, size: int) -> None:
+        self._make_segment(size, size)
+        self.append = self._bind_append(self._known["segment"][0], size)
 
-    def _create_segment(self) -> int:
-        """Make the next segment. A number is used once, even if that fails half-way."""
-        self._number = number = self._number + 1
+    def _create_segment(self, number: int, size: int) -> None:  # noqa: ARG002 - it grows
         header = pack_segment_header(self.epoch_bytes, number, WRITER_WRITE)
         name = segment_name(self.epoch, number)
         descriptor = create(self._directory, name, header)
         self._set_segment(name, known_as(descriptor))
-        return descriptor
 
-    def _bind_append(self, descriptor: int) -> Callable[[bytes], bool]:
+    def _bind_append(self, descriptor: int, size: int) -> Callable[[bytes], bool]:
         """Make `append`, the hot path: locals for attributes save 0.4 us a call."""
         lock, append_side = self._lock, self.append_side
         words, lane_seed, encode = self.words, self.seed, frame.encode
@@ -59,17 +56,18 @@ class AppendingWriter(LaneWriter):
         end = FRAMES_AT
         busy = False
 
-        def roll() -> None:
+        def roll(wanted: int, least: int) -> None:
             # Nothing fits until this has succeeded: after an error, or an exception
             # thrown in, the next append comes here again, never writes behind a reader.
-            nonlocal descriptor, end
-            full, end = self._known["segment"], 2 * SEGMENT_BYTES
-            descriptor = self._create_segment()
-            end = FRAMES_AT
+            nonlocal descriptor, end, size
+            full, size = self._known["segment"], 0
+            made = self._make_segment(wanted, least)
+            descriptor = self._known["segment"][0]
+            end, size = FRAMES_AT, made
             close_known(full)
 
         def append(payload: bytes) -> bool:
-            nonlocal busy, descriptor, end
+            nonlocal busy, end
             with lock:
                 if busy:
                     # This very thread is inside append: a signal handler, __del__ or
@@ -80,19 +78,21 @@ class AppendingWriter(LaneWriter):
                     sequence = words[STARTED]
                     words[STARTED] = sequence + 1
                     data = encode(payload, sequence, lane_seed)
-                    if end + len(data) > SEGMENT_BYTES and end > FRAMES_AT:
+                    if end + len(data) > size:
                         try:
-                            undisturbed(roll)
+                            # The wait for room, if there is one, can be disturbed.
+                            least = FRAMES_AT + len(data)
+                            undisturbed(roll, self.room(least, payload), least)
                         except OSError as exc:
-                            return self.failed(exc)
+                            return self.failed(exc, payload)
                     try:
                         if lseek(descriptor, 0, current) != end:
                             end = self.position("segment")
                         written = write(descriptor, data)
                     except OSError as exc:
-                        return self.failed(exc, "segment", end)
+                        return self.failed(exc, payload, "segment", end)
                     if written != len(data):
-                        return self.failed(None, "segment", end)
+                        return self.failed(None, payload, "segment", end)
                     end += written
                 finally:
                     busy = False

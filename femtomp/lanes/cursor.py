@@ -66,6 +66,10 @@ class Counters(NamedTuple):
     corrupt: int = 0
     quarantined: int = 0
 
+    def minus(self, other: Counters) -> Counters:
+        """Return the difference, counter by counter."""
+        return Counters(*(a - b for a, b in zip(self, other, strict=True)))
+
     def plus(self, other: Counters) -> Counters:
         """Return the sum, counter by counter."""
         return Counters(*(a + b for a, b in zip(self, other, strict=True)))

@@ -17,17 +17,16 @@ a page that a full tmpfs cannot give would be SIGBUS. The mapping survives
 
 from __future__ import annotations
 
-import mmap
 import os
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from femtomp.codec import frame
+from femtomp.lanes.mapping import map_file, unmap
 from femtomp.lanes.segment import (
     COMMIT_AT,
     FRAMES_AT,
     RETIRED,
-    SEGMENT_BYTES,
     STARTED,
     WRITER_MMAP,
     create,
@@ -35,33 +34,25 @@ from femtomp.lanes.segment import (
     segment_name,
 )
 from femtomp.lanes.signals import undisturbed
-from femtomp.lanes.writer import LaneLostError, LaneWriter, map_file, unmap
+from femtomp.lanes.writer import LaneLostError, LaneWriter
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
-# The first segment is small: many workers log a few lines and end. 70 us to make.
-FIRST_BYTES: Final = 64 * 1024
 _COMMIT: Final = COMMIT_AT // 8
 
 
 class MappedWriter(LaneWriter):
     """Append by storing into a mapping."""
 
-    def _open_first(self) -> None:
-        self._size = FIRST_BYTES // 2
+    def _open_first(self, size: int) -> None:
         self._segment: mmap.mmap
         self._commit: memoryview
-        self.append = self._bind_append(*self._create_segment(0))
+        self._make_segment(size, size)
+        self.append = self._bind_append(self._segment, self._commit, size)
 
-    def _create_segment(self, needed: int) -> tuple[mmap.mmap, memoryview, int]:
-        """Make the next segment, large enough for a frame of `needed` bytes.
-
-        A number is used once, even if making its file fails half-way.
-        """
-        self._number = number = self._number + 1
-        size = min(SEGMENT_BYTES, self._size * 2)
-        size = max(size, -(-(FRAMES_AT + needed) // mmap.PAGESIZE) * mmap.PAGESIZE)
+    def _create_segment(self, number: int, size: int) -> None:
         header = pack_segment_header(self.epoch_bytes, number, WRITER_MMAP)
         name = segment_name(self.epoch, number)
         made: list[mmap.mmap] = []
@@ -71,12 +62,10 @@ class MappedWriter(LaneWriter):
         )  # fmt: skip
         status = os.fstat(descriptor)
         os.close(descriptor)  # the mapping needs it no more
-        self._size = min(size, SEGMENT_BYTES)
         self._segment = made[0]
         self._commit = memoryview(self._segment).cast("Q")
         # No descriptor to close, but the file that `check` and `unmap` mean.
         self._set_segment(name, (-1, status.st_dev, status.st_ino))
-        return self._segment, self._commit, size
 
     def forget(self) -> None:
         """Unmap the parent's segment in a forked child: it would be pinned for life."""
@@ -92,12 +81,13 @@ class MappedWriter(LaneWriter):
         pack_into, cover = frame.HEADER.pack_into, frame.COVERED.pack
         busy = False
 
-        def roll(needed: int) -> None:
+        def roll(wanted: int, least: int) -> None:
             # Nothing fits until this has succeeded: after an error, or an exception
             # thrown in, the next append comes here again, never writes behind a reader.
             nonlocal segment, commit, size
             full, known, size = (segment, commit), self._known["segment"], 0
-            segment, commit, size = self._create_segment(needed)
+            made = self._make_segment(wanted, least)
+            segment, commit, size = self._segment, self._commit, made
             unmap(*full, *known[1:])
 
         def append(payload: bytes) -> bool:
@@ -116,9 +106,11 @@ class MappedWriter(LaneWriter):
                     behind = (end + length + 23) & -8
                     if behind > size:
                         try:
-                            undisturbed(roll, behind - end)
+                            # The wait for room, if there is one, can be disturbed.
+                            least = FRAMES_AT + behind - end
+                            undisturbed(roll, self.room(least, payload), least)
                         except OSError as exc:
-                            return self.failed(exc)
+                            return self.failed(exc, payload)
                         end = FRAMES_AT
                         behind = (end + length + 23) & -8
                     start = end + 16

@@ -160,6 +160,11 @@ def choose_writer(parent: Path) -> str:
     return "mmap" if ordered and _file_system(parent) in _MAPPABLE else "write"
 
 
+def is_in_memory(parent: Path) -> bool:
+    """Tell whether what lies below a directory takes memory."""
+    return _file_system(parent) in ("tmpfs", "ramfs")
+
+
 def _usable(path: Path) -> bool:
     try:
         path.mkdir(mode=0o700, exist_ok=True)

@@ -150,6 +150,8 @@ class Queue:
         The server's.
     send : callable
         Puts one thing into this process's lane.
+    is_full : callable
+        Tells whether that lane has no room.
     rebuild : callable
         Makes this queue in a process that received it.
     base : mapping
@@ -160,11 +162,13 @@ class Queue:
         self,
         spool: str,
         send: Callable[[object], None],
+        is_full: Callable[[], bool],
         rebuild: Callable[[str], Queue],
         base: Mapping[str, Any] | None = None,
     ) -> None:
         self._path = spool
         self._send = send
+        self._is_full = is_full
         self._rebuild = rebuild
         self._base = base
         self._master = os.getpid() if base is not None else 0
@@ -184,18 +188,21 @@ class Queue:
     ) -> None:
         """Put a LogRecord, a Record or a dict into this process's lane.
 
-        Returns when the record is safe. `block` and `timeout` are accepted for the
-        interface's sake: there is nothing to wait for.
+        Returns when the record is safe, or counted as dropped where a quota is reached.
+        `block` and `timeout` are accepted for the interface's sake: how long to wait
+        for room is the server's `overflow="block"` and `block_s`.
 
         Raises
         ------
+        queue.Full
+            If there was no room for so long.
         TypeError
             If it is none of the three.
         """
         self._send(item)
 
     def put_nowait(self, item: object) -> None:
-        """Do what `put` does; it never waits."""
+        """Do what `put` does."""
         self._send(item)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Record:  # noqa: FBT001, FBT002 - multiprocessing.Queue's signature
@@ -263,8 +270,8 @@ class Queue:
         return self.qsize() == 0
 
     def full(self) -> bool:
-        """Tell whether this process's lane takes no more; there is no bound yet."""
-        return False
+        """Tell whether this process's lane dropped its last record for want of room."""
+        return self._is_full()
 
     def close(self) -> None:
         """Do nothing: records are where they should be when `put` returns."""

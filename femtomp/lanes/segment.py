@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import re
 import stat
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION: Final = 1
 EPOCH_BYTES: Final = 12
+PAGE_BYTES: Final = mmap.PAGESIZE
 OWN_BYTES: Final = 4096
 WORDS_AT: Final = 64
 IDENTITY_AT: Final = 512
@@ -52,13 +54,14 @@ WRITER_MMAP: Final = 2
 # Words of `.own`, as indices of u64 from offset 64; all the writer's but RETIRED, which
 # the engine sets. STARTED and STARTED_SIDE: how many appends were begun, to the
 # segments and to the side file; also the next sequence, to which the side file adds its
-# own base.
+# own base. From DROPPED on a word for each reason and level.
 SIDE_SEQUENCE: Final = 1 << 63
 STARTED: Final = 0
 STARTED_SIDE: Final = 1
 RETIRED: Final = 2
 DROPPED: Final = 8
-DROP_REASONS: Final = ("no_space", "io", "size", "encode")
+DROP_REASONS: Final = ("no_space", "io", "size", "encode", "quota")
+DROP_LEVELS: Final = ("NOTSET", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 WORDS: Final = (IDENTITY_AT - WORDS_AT) // 8
 
 _OWN: Final = struct.Struct("<8sI12sII")
@@ -179,6 +182,38 @@ def started(words: tuple[int, ...] | memoryview) -> int:
     return int(words[STARTED] + words[STARTED_SIDE])
 
 
+def level_class(levelno: int) -> int:
+    """Return the index in DROP_LEVELS of the highest level that a number reaches."""
+    return min(max(levelno, 0) // 10, len(DROP_LEVELS) - 1)
+
+
+def drop_word(reason: str, levelno: int) -> int:
+    """Return the index of the word that counts such drops."""
+    return (
+        DROPPED + DROP_REASONS.index(reason) * len(DROP_LEVELS) + level_class(levelno)
+    )
+
+
+def drops(words: tuple[int, ...] | memoryview) -> dict[str, int]:
+    """Return how many records were dropped, by reason."""
+    count = len(DROP_LEVELS)
+    starts = range(DROPPED, DROPPED + count * len(DROP_REASONS), count)
+    return {
+        r: sum(words[at : at + count])
+        for r, at in zip(DROP_REASONS, starts, strict=True)
+    }
+
+
+def drops_by_level(words: tuple[int, ...] | memoryview) -> dict[str, int]:
+    """Return how many records were dropped, by level, for whatever reason."""
+    count = len(DROP_LEVELS)
+    behind = DROPPED + count * len(DROP_REASONS)
+    return {
+        level: sum(words[DROPPED + at : behind : count])
+        for at, level in enumerate(DROP_LEVELS)
+    }
+
+
 def high(descriptor: int) -> int:
     """Move a descriptor to 512 or above, close-on-exec, where the limit allows it."""
     try:
@@ -244,7 +279,7 @@ def create(
         flags |= os.O_APPEND
     descriptor = high(os.open(temporary, flags, 0o600, dir_fd=directory))
     try:
-        _give_to_workers(descriptor, directory)
+        give_to_workers(descriptor, directory)
         if size:
             # Space first: a store to a page that a full tmpfs cannot give is SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
@@ -261,7 +296,7 @@ def create(
     return descriptor
 
 
-def _give_to_workers(descriptor: int, directory: int) -> None:
+def give_to_workers(descriptor: int, directory: int) -> None:
     """Give what root makes to those whose directory it is in.
 
     gunicorn's workers log before they drop their privileges, and need the lane after.

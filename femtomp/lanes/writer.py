@@ -20,21 +20,22 @@ from __future__ import annotations
 
 import errno
 import itertools
-import mmap
 import os
-import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final
+import time
+from logging import ERROR
+from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import frame
+from femtomp.codec.wire import level_of
+from femtomp.lanes.mapping import kept_for_life, map_file, unmap
 from femtomp.lanes.segment import (
-    DROP_REASONS,
-    DROPPED,
     EPOCH_BYTES,
     FRAMES_AT,
     IDENTITY_AT,
     OWN_BYTES,
     RETIRED,
+    SEGMENT_BYTES,
     SIDE,
     SIDE_SEQUENCE,
     STARTED_SIDE,
@@ -42,18 +43,32 @@ from femtomp.lanes.segment import (
     WRITER_WRITE,
     close_known,
     create,
+    drop_word,
     known_as,
     pack_own,
     pack_segment_header,
+    segment_name,
+)
+from femtomp.lanes.space import (
+    Overflow,
+    add_used,
+    ask_for_room,
+    read_space,
+    whole_pages,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Before Python 3.13 a mapping holds a duplicate descriptor of its file, whose number
-# user code may close and use again: a mapping that cannot be closed safely is kept for
-# life.
-kept_for_life: Final[list[Any]] = []
+# The first segment is small: many workers log a few lines and end, and 500 idle ones
+# fit a /dev/shm of 64 MB, which is what containers get.
+FIRST_BYTES: Final = 32 * 1024
+# How much room is taken at a time for calls inside calls.
+SIDE_STEP_BYTES: Final = 4096
+# Between looks of a writer that waits for room.
+BLOCK_CHECK_S: Final = 0.002
+# For room that an engine makes by giving up the oldest: twice its idle interval.
+MADE_WITHIN_NS: Final = 100_000_000
 # Lanes of this process. Closing any descriptor of an `.own` drops its lock, so this
 # process must not open these again, not even to read them.
 owned: Final[dict[str, LaneWriter]] = {}
@@ -64,11 +79,17 @@ _UNUSABLE: Final = (
     errno.EBADF, errno.EPIPE, errno.ESPIPE, errno.EINVAL,
     errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM,
 )  # fmt: skip
-_TRACKS: Final = sys.version_info < (3, 13)
 
 
 class LaneLostError(Exception):
     """The lane cannot be used any more; the caller opens another one."""
+
+
+class QuotaReachedError(OSError):
+    """The spool's limit, or the lane's, leaves no room for another file."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EDQUOT, "the spool's quota is reached")
 
 
 class LaneWriter:
@@ -80,20 +101,31 @@ class LaneWriter:
         Descriptor of the spool's `lanes/`; not owned, stays open as long as the writer.
     identity : bytes
         Who this process is, at most 3584 bytes.
+    important : bool
+        The lane is opened for a record of ERROR or above: it may take the room that is
+        kept for these.
 
     Raises
     ------
     OSError
-        If the lane's files cannot be made.
+        If the lane's files cannot be made; QuotaReachedError where there is no room.
     """
 
     append: Callable[[bytes], bool]
 
-    def __init__(self, directory: int, identity: bytes) -> None:
+    def __init__(
+        self, directory: int, identity: bytes, *, important: bool = False
+    ) -> None:
         self.epoch_bytes: Final = os.urandom(EPOCH_BYTES)
         self.epoch: Final = self.epoch_bytes.hex()
         self.seed: Final = frame.seed(self.epoch_bytes)
         self._directory = directory
+        # Sizes of the segments that were made, until they are seen to be freed.
+        self._taken: dict[int, int] = {}
+        self._size = 0
+        self.is_full = False
+        """Whether the record that needed room last was dropped for want of it."""
+        first_bytes = self._take_first(important=important)
         content = pack_own(self.epoch_bytes, identity)
         own = create(directory, f"{self.epoch}.own", content, lock=True)
         self._own = map_file(own, OWN_BYTES)
@@ -109,13 +141,51 @@ class LaneWriter:
         self._side = create(directory, f"{self.epoch}.side", header)
         self._known["side"] = known_as(self._side)
         self._side_end = FRAMES_AT
+        self._side_limit = SIDE_STEP_BYTES
         self._last_side = -1
-        self._open_first()
+        self._open_first(first_bytes)
         owned[self.epoch] = self
 
-    def _open_first(self) -> None:
+    def _take_first(self, *, important: bool) -> int:
+        space = read_space(self._directory)
+        size = space.segment_bytes(FIRST_BYTES)
+        taken = OWN_BYTES + SIDE_STEP_BYTES + size
+        if not space.has_room(taken, 0, important=important):
+            ask_for_room(self._directory)
+            raise QuotaReachedError
+        add_used(self._directory, taken)
+        return size
+
+    def _open_first(self, size: int) -> None:
         """Make the first segment, and `append`."""
         raise NotImplementedError
+
+    def _create_segment(self, number: int, size: int) -> None:
+        """Make a segment's file and call `_set_segment`."""
+        raise NotImplementedError
+
+    def _make_segment(self, wanted: int, least: int) -> int:
+        """Make the next segment, or a smaller one where the disk has no more room.
+
+        A number is used once, even if that fails half-way. Room for `wanted` bytes was
+        taken before.
+        """
+        while True:
+            self._number = number = self._number + 1
+            try:
+                self._create_segment(number, wanted)
+            except OSError as exc:
+                smaller = whole_pages(max(least, wanted // 8))
+                if exc.errno not in _NO_SPACE or smaller >= wanted:
+                    add_used(self._directory, -wanted)
+                    self._size = FIRST_BYTES // 2
+                    raise
+                add_used(self._directory, smaller - wanted)
+                wanted = smaller
+            else:
+                self._taken[number] = wanted
+                self._size = min(wanted, SEGMENT_BYTES)
+                return wanted
 
     def _set_segment(self, name: str, known: tuple[int, int, int]) -> None:
         self._known["segment"] = known
@@ -145,9 +215,52 @@ class LaneWriter:
         for known in self._known.values():
             close_known(known)
 
-    def drop(self, reason: str) -> None:
+    def drop(self, reason: str, payload: bytes) -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""
-        self.words[DROPPED + DROP_REASONS.index(reason)] += 1
+        self.words[drop_word(reason, level_of(payload))] += 1
+
+    def room(self, least: int, payload: bytes) -> int:
+        """Take room for the next segment, `least` bytes or more; return its size.
+
+        Raises
+        ------
+        QuotaReachedError
+        """
+        wish = min(SEGMENT_BYTES, self._size * 2)
+        important = level_of(payload) >= ERROR
+        deadline_ns = 0
+        while True:
+            space = read_space(self._directory)
+            patience_ns = space.block_ns
+            if space.overflow != Overflow.BLOCK:
+                # An engine that looks makes room at once. One that did not is not
+                # waited for again.
+                is_made = space.overflow == Overflow.DROP_OLD and not self.is_full
+                patience_ns = MADE_WITHIN_NS if is_made else 0
+            size = whole_pages(max(least, space.segment_bytes(wish)))
+            if space.has_room(size, self._held(), important=important):
+                add_used(self._directory, size)
+                self.is_full = False
+                return size
+            ask_for_room(self._directory)
+            now = time.monotonic_ns()
+            deadline_ns = deadline_ns or now + patience_ns
+            if now >= deadline_ns or not space.has_engine():
+                raise QuotaReachedError
+            time.sleep(BLOCK_CHECK_S)
+
+    def _held(self) -> int:
+        """Return what this lane takes now: the engine frees its oldest segments."""
+        for number in list(self._taken):
+            name = segment_name(self.epoch, number)
+            try:
+                os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+                break
+            except FileNotFoundError:
+                del self._taken[number]
+            except OSError:
+                break  # privileges were dropped: nothing can be seen
+        return OWN_BYTES + self._side_limit + sum(self._taken.values())
 
     def check(self) -> None:
         """Make sure that the lane's files are still there.
@@ -176,17 +289,31 @@ class LaneWriter:
         while self.words[STARTED_SIDE] <= self._last_side:
             self.words[STARTED_SIDE] = self._last_side + 1
         data = frame.encode(payload, sequence, self.seed)
+        if self._side_end + len(data) > self._side_limit and not self._more_side(
+            len(data), payload
+        ):
+            return False
         try:
             if os.lseek(self._side, 0, os.SEEK_CUR) != self._side_end:
                 self._side_end = self.position("side")
             written = os.write(self._side, data)
         except OSError as exc:
-            return self.failed(exc, "side", self._side_end)
+            return self.failed(exc, payload, "side", self._side_end)
         if written != len(data):
-            return self.failed(None, "side", self._side_end)
+            return self.failed(None, payload, "side", self._side_end)
         self._side_end += written
         if self.words[RETIRED]:
             raise LaneLostError
+        return True
+
+    def _more_side(self, needed: int, payload: bytes) -> bool:
+        space = read_space(self._directory)
+        more = max(SIDE_STEP_BYTES, whole_pages(needed))
+        if not space.has_room(more, self._held(), important=level_of(payload) >= ERROR):
+            self.drop("quota", payload)
+            return False
+        add_used(self._directory, more)
+        self._side_limit += more
         return True
 
     def position(self, which: str) -> int:
@@ -206,12 +333,18 @@ class LaneWriter:
             raise LaneLostError
         return here.st_size
 
-    def failed(self, exc: OSError | None, which: str = "", end: int = 0) -> bool:
+    def failed(
+        self, exc: OSError | None, payload: bytes, which: str = "", end: int = 0
+    ) -> bool:
         """Judge a write that did not happen, or only in part: count it, or give up."""
         if exc is not None and exc.errno is None:
             raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
         if exc is not None and exc.errno in _UNUSABLE:
             raise LaneLostError from exc
+        if isinstance(exc, QuotaReachedError):
+            self.is_full = True
+            self.drop("quota", payload)
+            return False
         if which:
             try:
                 # Take back what a full disk let through, so the lane stays readable.
@@ -220,60 +353,26 @@ class LaneWriter:
                 os.lseek(self._known[which][0], end, os.SEEK_SET)
             except OSError as undo:
                 raise LaneLostError from undo
-        self.drop("no_space" if exc is None or exc.errno in _NO_SPACE else "io")
+        reason = "no_space" if exc is None or exc.errno in _NO_SPACE else "io"
+        self.drop(reason, payload)
         return False
 
 
-def map_file(descriptor: int, size: int) -> mmap.mmap:
-    """Map a file for reading and writing, its pages made present at once."""
-    flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(descriptor, size, flags=flags, trackfd=False)
-    return mmap.mmap(descriptor, size, flags=flags)
-
-
-def unmap(mapping: mmap.mmap, view: memoryview | None, device: int, inode: int) -> None:
-    """Close a mapping, or keep it for life if that could close somebody's descriptor.
-
-    Before Python 3.13 the mapping's own descriptor has a number that only /proc tells.
-    """
-    if _TRACKS and not _has_descriptor(device, inode):
-        kept_for_life.append((mapping, view))
-        return
-    if view is not None:
-        view.release()
-    mapping.close()
-
-
-def _has_descriptor(device: int, inode: int) -> bool:
-    """Tell whether a file is open here under any number: then nobody took it."""
-    try:
-        numbers = os.listdir("/proc/self/fd")
-    except OSError:
-        return False
-    for number in numbers:
-        try:
-            status = os.fstat(int(number))
-        except OSError:
-            continue
-        if (status.st_dev, status.st_ino) == (device, inode):
-            return True
-    return False
-
-
-def open_writer(kind: str, directory: int, identity: bytes) -> LaneWriter:
+def open_writer(
+    kind: str, directory: int, identity: bytes, *, important: bool = False
+) -> LaneWriter:
     """Make a new lane with the writer that the server chose.
 
     Parameters
     ----------
     kind : {"mmap", "write"}
-    directory, identity
+    directory, identity, important
         As for `LaneWriter`.
     """
     if kind == "mmap":
         from femtomp.lanes.mapped import MappedWriter
 
-        return MappedWriter(directory, identity)
+        return MappedWriter(directory, identity, important=important)
     from femtomp.lanes.appending import AppendingWriter
 
-    return AppendingWriter(directory, identity)
+    return AppendingWriter(directory, identity, important=important)

@@ -16,7 +16,7 @@ from femtomp.lanes.cursor import Counters, Cursor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from femtomp.lanes.reader import Chunk
+    from femtomp.lanes.chunk import Chunk
     from femtomp.record import Record, Resource
 
 DELIVER: Final = 0
@@ -98,46 +98,75 @@ def merge(streams: list[Stream], own: list[Record]) -> Batch:
     )
 
 
-def progress(batch: Batch, done: int, refused: int) -> dict[str, Cursor]:
-    """Return the cursors that hold once the first `done` records are done with.
+class Step(NamedTuple):
+    """How a lane's cursor moves: behind `after` in a file, and what that amounts to."""
+
+    number: int
+    after: int
+    counters: Counters
+
+
+class Done(NamedTuple):
+    """How many of a batch's records, from the first on, a sink is done with."""
+
+    records: int = 0
+    refused: int = 0  # of these
+
+
+def progress(
+    batch: Batch, done: Done, before: Done | None = None
+) -> dict[str, list[Step]]:
+    """Return how the cursors move from where `before` left them.
 
     Parameters
     ----------
     batch : Batch
-    done : int
-        How many records, from the first on, the driver took or refused.
-    refused : int
-        How many of these it refused.
+    done, before : Done
+        Now, and when this was asked last; None: it was not yet.
 
     Returns
     -------
-    dict of str to Cursor
-        By lane. A lane that did not move is not there.
+    dict of str to list of Step
+        By lane: segment and side file are two streams of it. A lane that did not move
+        is not there.
     """
-    whole = done >= len(batch.records)
+    moved: dict[str, list[Step]] = {}
+    now = _steps(batch, done)
+    then = [None] * len(now) if before is None else _steps(batch, before)
+    for stream, step, earlier in zip(batch.streams, now, then, strict=True):
+        if step is None or step == earlier:
+            continue
+        counters = step.counters
+        if earlier is not None:
+            counters = counters.minus(earlier.counters)
+        moved.setdefault(stream.epoch, []).append(step._replace(counters=counters))
+    return moved
+
+
+def _steps(batch: Batch, done: Done) -> list[Step | None]:
+    """Return for each stream how far it comes from its beginning."""
+    records, refused = done
+    whole = records >= len(batch.records)
     taken = [len(s.records) if whole else 0 for s in batch.streams]
     if not whole:
-        for source in batch.sources[:done]:
+        for source in batch.sources[:records]:
             if source != OWN:
                 taken[source] += 1
-    moved: dict[str, Cursor] = {}
+    steps: list[Step | None] = []
     for stream, count in zip(batch.streams, taken, strict=True):
-        step = _all_of(stream) if whole else _first_of(stream, count)
-        if step is None:
+        found = _all_of(stream) if whole else _first_of(stream, count)
+        if found is None:
+            steps.append(None)
             continue
-        after, counters = step
+        after, counters = found
         # Which of a batch's records were refused, a destination need not say.
         share = min(refused, counters.delivered)
         refused -= share
         counters = counters._replace(
             delivered=counters.delivered - share, refused=share
         )
-        # Segment and side file of one lane are two streams of it.
-        position, before = moved.get(stream.epoch, stream.base)
-        moved[stream.epoch] = Cursor(
-            position.behind(stream.chunk.number, after), before.plus(counters)
-        )
-    return moved
+        steps.append(Step(stream.chunk.number, after, counters))
+    return steps
 
 
 def _all_of(stream: Stream) -> tuple[int, Counters]:

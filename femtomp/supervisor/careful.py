@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.lanes.cursor import Counters, Cursor
 from femtomp.lanes.segment import SIDE
-from femtomp.supervisor.batch import merge
+from femtomp.supervisor.batch import Step, merge
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.poison import NOWHERE, Mark, Marks, Place, Stage
 from femtomp.supervisor.pump import Pump
@@ -27,8 +27,8 @@ from femtomp.supervisor.quarantine import keep
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from femtomp.lanes.chunk import Found
     from femtomp.lanes.cursor import Position
-    from femtomp.lanes.reader import Found
     from femtomp.lanes.spool import Spool
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome, RetryAfter
@@ -172,10 +172,8 @@ class CarefulPump(Pump):
         frame = found.frames[0]
         uid = f"{member.lane.epoch}-{frame.sequence}"
         kept = keep(self._care.spool, uid, found.data[: frame.next])
-        cursor = member.cursors.cursors[self.sink] or Cursor()
-        counters = cursor.counters.plus(Counters(quarantined=1))
-        behind = self._position(member).behind(found.number, found.after)
-        self._move(member, Cursor(behind, counters))
+        counters = Counters(quarantined=1)
+        self._move(member, [Step(found.number, found.after, counters)])
         self._put(self._mark._replace(stage=Stage.NOTHING, alone=False, kills=0))
         note(
             f"{self.sink}:quarantined:{uid}",

@@ -21,6 +21,7 @@ from femtomp.config import level_number
 from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import ENGINE_LOCK, Lock
+from femtomp.lanes.space import Overflow, Space
 from femtomp.lanes.spool import (
     DEADLINE,
     ENGINE,
@@ -93,7 +94,9 @@ class Engine:
         self._config = launch.config
         self._spool = Spool(launch.spool)
         base: dict[str, Any] = dict(self._config.resource)
-        self._poller = Poller(self._spool, base, self._wake)
+        self._poller = Poller(
+            self._spool, base, self._wake, self._limits(), self._stalled
+        )
         self._pumps: list[Pump] = []
         self._losses: Losses | None = None
 
@@ -126,6 +129,17 @@ class Engine:
             return Pump
         return partial(CarefulPump, care=care)
 
+    def _limits(self) -> Space:
+        config = self._config
+        return Space(
+            quota=config.spool_quota_bytes or 0,
+            lane_quota=config.lane_quota_bytes or 0,
+            overflow=Overflow[config.overflow.upper()],
+            block_ns=int(config.block_s * 1e9),
+            engine_pid=os.getpid(),
+            engine_ticks=start_ticks(),
+        )
+
     def _builder(self, sink: SinkOptions) -> Any:
         def make() -> Driver:
             return build(
@@ -136,6 +150,9 @@ class Engine:
             )
 
         return make
+
+    def _stalled(self) -> set[str]:
+        return {pump.sink for pump in self._pumps if pump.is_stalled}
 
     def _wake(self) -> None:
         for pump in self._pumps:
@@ -154,6 +171,7 @@ class Engine:
             pump.built.wait()
             if pump.failure is not None:
                 return pump.failure
+        self._poller.publish_limits()  # before any writer can ask for them
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
         if self._spool.control()[STATE] < State.STOPPING:

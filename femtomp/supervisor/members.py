@@ -8,18 +8,21 @@ owner is gone and every sink has passed its end.
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import identity as identity_codec
 from femtomp.lanes import segment as seg
-from femtomp.lanes.cursor import Cursor, CursorFile
+from femtomp.lanes.cursor import Counters, Cursor, CursorFile, Position
 from femtomp.lanes.liveness import is_alive
 from femtomp.lanes.reader import Lane
 from femtomp.lanes.resource import worker_resource
 from femtomp.record import Identity, Record, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping, Sequence
+
+    from femtomp.supervisor.batch import Step
 
 # Resources of foreign processes a lane may bring (a drained stock queue), kept for
 # reuse.
@@ -45,6 +48,71 @@ class Member:
             identity, base, lane.epoch, _seen_from_outside(identity)
         )
         self.quiet_since = 0.0
+        # Pumps commit their own sink's cursor; the poller moves any that lags too far.
+        self._lock = threading.Lock()
+
+    def advance(self, sink: str, steps: Sequence[Step]) -> None:
+        """Commit what a sink is done with.
+
+        What was evicted meanwhile was counted as that, and is not counted again.
+
+        Raises
+        ------
+        OSError
+            If the cursor cannot be written. It is moved in memory all the same: should
+            the engine die, these records come twice.
+        """
+        with self._lock:
+            position, counters = self.cursors.cursors[sink] or Cursor()
+            for step in steps:
+                if step.number != seg.SIDE and step.number < position.segment:
+                    continue
+                position = position.behind(step.number, step.after)
+                counters = counters.plus(step.counters)
+            self._commit(sink, Cursor(position, counters))
+
+    def waits_only_for(self, sinks: Container[str], number: int) -> bool:
+        """Tell whether every sink but these has passed a segment."""
+        return all(
+            sink in sinks or (cursor or Cursor()).position.segment > number
+            for sink, cursor in self.cursors.cursors.items()
+        )
+
+    def evict(self, number: int) -> dict[str, int]:
+        """Move every sink over all segments up to a closed one; count what they miss.
+
+        Returns
+        -------
+        dict of str to int
+            How many records each sink lost, by its name.
+
+        Raises
+        ------
+        OSError
+            As `advance`.
+        """
+        lost: dict[str, int] = {}
+        with self._lock:
+            for sink, cursor in self.cursors.cursors.items():
+                position, counters = cursor or Cursor()
+                missed = Counters()
+                while position.segment <= number:
+                    frames, damaged = self.lane.count_segment(position)
+                    missed = missed.plus(Counters(evicted=frames, corrupt=damaged))
+                    position = Position(
+                        position.segment + 1, seg.FRAMES_AT, position.side
+                    )
+                if missed != Counters() or position != (cursor or Cursor()).position:
+                    self._commit(sink, Cursor(position, counters.plus(missed)))
+                    lost[sink] = missed.evicted
+        return lost
+
+    def _commit(self, sink: str, cursor: Cursor) -> None:
+        try:
+            self.cursors.commit(sink, cursor)
+        except OSError:
+            self.cursors.cursors[sink] = cursor
+            raise
 
     def of_process(self, pid: int, name: str) -> Resource:
         """Return the resource of another process whose record this lane brought."""

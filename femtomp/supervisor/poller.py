@@ -23,15 +23,18 @@ from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive, start_ticks
 from femtomp.lanes.queue import PULL
 from femtomp.lanes.reader import scan
+from femtomp.lanes.space import NO_LIMITS
 from femtomp.lanes.spool import PULLER
 from femtomp.supervisor.members import open_member
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.room import Room
 from femtomp.supervisor.totals import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from femtomp.lanes.cursor import Position
+    from femtomp.lanes.space import Space
     from femtomp.lanes.spool import Spool
     from femtomp.supervisor.members import Member
 
@@ -56,10 +59,19 @@ class Poller:
         Resource attributes of the server.
     wake : callable
         Wakes all pumps.
+    limits : Space
+        What the spool may take.
+    stalled : callable
+        Names the sinks whose destination takes nothing now.
     """
 
     def __init__(
-        self, spool: Spool, base: Mapping[str, Any], wake: Callable[[], None]
+        self,
+        spool: Spool,
+        base: Mapping[str, Any],
+        wake: Callable[[], None],
+        limits: Space = NO_LIMITS,
+        stalled: Callable[[], Container[str]] = frozenset,
     ) -> None:
         self.members: Final[dict[str, Member]] = {}
         self.interval_s = BUSY_S
@@ -71,20 +83,33 @@ class Poller:
         self._rescan_at = 0.0
         self._tend_at = 0.0
         self._totals = Totals(spool.lanes, spool.sinks)
+        # Who pulls from the queue holds segments back only while there is room.
+        self._room = Room(
+            spool.lanes, limits, self.members,
+            lambda m: self._free_segments(m, None), stalled,
+        )  # fmt: skip
+
+    def publish_limits(self) -> None:
+        """Say how much room there is, and that this engine makes it."""
+        self.scan()
+        self._room.measure()
 
     def poll(self) -> None:
         """Look once at everything; never blocks."""
         now = time.monotonic()
+        # Lanes take room by files: as long as there are no new ones, none is taken.
+        has_changed = self._scan_if_changed(now)
         grew = self._look(now)
         if grew:
             self._wake()
         self.interval_s = BUSY_S if grew else min(IDLE_S, self.interval_s * 1.5)
-        if now >= self._tend_at:
+        if is_due := now >= self._tend_at:
             self._tend_at = now + QUIET_S / 2
             self._tend(now)
+        if has_changed or is_due or self._room.is_asked():
+            self._room.keep()
 
     def _look(self, now: float) -> bool:
-        self._scan_if_changed(now)
         grew = False
         for member in self.members.values():
             if member.lane.refresh():
@@ -92,13 +117,15 @@ class Poller:
                 grew = True
         return grew
 
-    def _scan_if_changed(self, now: float) -> None:
+    def _scan_if_changed(self, now: float) -> bool:
         changed = os.fstat(self._spool.lanes).st_mtime_ns
-        if changed != self._seen_mtime or now >= self._rescan_at:
-            young = time.time_ns() - changed < _MTIME_GRAIN_NS
-            self._seen_mtime = -1 if young else changed
-            self._rescan_at = now + _RESCAN_S
-            self.scan()
+        if changed == self._seen_mtime and now < self._rescan_at:
+            return False
+        young = time.time_ns() - changed < _MTIME_GRAIN_NS
+        self._seen_mtime = -1 if young else changed
+        self._rescan_at = now + _RESCAN_S
+        self.scan()
+        return True
 
     def scan(self) -> None:
         """Read the directory: new lanes, new segments."""
@@ -171,6 +198,7 @@ class Poller:
         for number in member.lane.segments:
             if number < reached:
                 os.unlink(f"{member.lane.epoch}.{number}.seg", dir_fd=self._spool.lanes)
+                member.lane.segments = member.lane.segments[1:]
         member.lane.close(below=reached)
 
     def _reap(self, epoch: str, member: Member) -> None:

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
 from femtomp.sinks import Delivered, Driver, Outcome, Refused, RetryAfter
-from femtomp.supervisor.batch import merge, progress, sort_out
+from femtomp.supervisor.batch import Done, merge, progress, sort_out
 from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from femtomp.lanes.reader import Chunk
+    from femtomp.lanes.chunk import Chunk
     from femtomp.record import Record
-    from femtomp.supervisor.batch import Batch, Stream
+    from femtomp.supervisor.batch import Batch, Step, Stream
     from femtomp.supervisor.losses import Losses
     from femtomp.supervisor.members import Member
 
@@ -71,6 +71,8 @@ class Pump(threading.Thread):
         self.wake = threading.Event()
         self.built = threading.Event()
         self._finished = False
+        self.is_stalled = False
+        """Whether the destination took nothing when it was last asked."""
         self.failure: Exception | None = None
 
     def run(self) -> None:
@@ -169,6 +171,7 @@ class Pump(threading.Thread):
     def _deliver(self, driver: Driver, batch: Batch) -> bool:
         """Write until the driver is done with it; False if told to end before."""
         done = refused = 0
+        committed: Done | None = None
         while done < len(batch.records) and not self._finished:
             outcome = self._write(driver, batch.records[done:])
             counts: Mapping[str, int] = {}
@@ -183,11 +186,18 @@ class Pump(threading.Thread):
             for reason, number in counts.items():
                 refused += number
                 note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
+            # A full queue that empties in a moment is not down.
+            self.is_stalled = (
+                isinstance(outcome, RetryAfter)
+                and not outcome.accepted
+                and outcome.delay_s >= SAID_DELAY_S
+            )
             if isinstance(outcome, RetryAfter):
                 if outcome.accepted and done < len(batch.records):
-                    self._commit(batch, done, refused)
+                    self._commit(batch, Done(done, refused), committed)
+                    committed = Done(done, refused)
                 self._wait(outcome)
-        self._commit(batch, done, refused)
+        self._commit(batch, Done(done, refused), committed)
         return done == len(batch.records)
 
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
@@ -220,18 +230,16 @@ class Pump(threading.Thread):
                 )
             time.sleep(outcome.delay_s)
 
-    def _commit(self, batch: Batch, done: int, refused: int) -> None:
-        for epoch, cursor in progress(batch, done, refused).items():
+    def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
+        for epoch, steps in progress(batch, done, before).items():
             member = self._members.get(epoch)
             if member is not None:
-                self._move(member, cursor)
+                self._move(member, steps)
 
-    def _move(self, member: Member, cursor: Cursor) -> None:
+    def _move(self, member: Member, steps: Sequence[Step]) -> None:
         try:
-            member.cursors.commit(self.sink, cursor)
+            member.advance(self.sink, steps)
         except OSError as exc:
-            # Go on from memory; should the engine die, these records come twice.
-            member.cursors.cursors[self.sink] = cursor
             text = f"cursor of {self.sink} not written: {exc}"
             note(f"cursor:{member.lane.epoch}", text)
 

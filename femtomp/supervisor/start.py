@@ -19,6 +19,7 @@ from femtomp.config import OTLPSink, SinkOptions, level_number, resolve_sinks
 from femtomp.errors import AlreadyStartedError, ConfigError, SpoolError
 from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
+from femtomp.lanes.space import default_quota
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.options import ServerConfig, ServerOptions, check_options
 from femtomp.supervisor.launch import launch
@@ -77,6 +78,15 @@ def start(
     resolved = resolve_sinks(sinks, os.environ)
     _require_extras(resolved)
     attributes = _resource(resource, name)
+    workers = _workers(options.get("worker_uid"), options.get("worker_gid"))
+    parent = place.choose_parent(spool_parent, os.environ, workers)
+    quota = options.setdefault(
+        "spool_quota_bytes",
+        default_quota(parent, in_memory=place.is_in_memory(parent)),
+    )
+    # Half of it: one worker alone behind a dead sink leaves room for the others.
+    lane_quota = min(quota, options.get("lane_quota_bytes", quota // 2))
+    options["lane_quota_bytes"] = lane_quota
     told = ServerConfig(
         name=name or str(attributes["service.name"]),
         sinks=resolved,
@@ -86,9 +96,8 @@ def start(
         ),
         **options,
     )
-    workers = _workers(options.get("worker_uid"), options.get("worker_gid"))
     spool = place.create(
-        place.choose_parent(spool_parent, os.environ, workers),
+        parent,
         told.name,
         level=told.level,
         sinks=tuple(str(sink.name) for sink in resolved),

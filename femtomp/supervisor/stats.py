@@ -16,13 +16,15 @@ from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive
-from femtomp.lanes.reader import End, Lane, scan
+from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from femtomp.lanes.chunk import End
     from femtomp.lanes.spool import Spool
 
 _POLL_FIRST_S: Final = 0.001
@@ -63,6 +65,7 @@ class LaneStats:
     started: int
     committed: int
     dropped: dict[str, int]
+    dropped_by_level: dict[str, int]
     sinks: dict[str, SinkStats]
 
 
@@ -76,6 +79,8 @@ class ServerStats:
         Log calls that began.
     dropped : dict of str to int
         Records that could not be kept, by reason.
+    dropped_by_level : dict of str to int
+        The same, by level.
     sinks : dict of str to SinkStats
     lanes : list of LaneStats
         Of the workers that live or still have records pending.
@@ -85,6 +90,7 @@ class ServerStats:
 
     started: int
     dropped: dict[str, int]
+    dropped_by_level: dict[str, int]
     sinks: dict[str, SinkStats]
     lanes: list[LaneStats]
     engine_starts: int
@@ -136,12 +142,19 @@ def read_stats(spool: Spool) -> ServerStats:
             break
     started = before.started()
     dropped = before.dropped()
+    by_level = before.dropped_by_level()
+    unkept = read_unkept(spool.lanes)
+    started += sum(unkept.values())
+    dropped["quota"] += sum(unkept.values())
+    by_level = {k: v + unkept.get(k, 0) for k, v in by_level.items()}
     totals = {name: SinkStats(*before.sink(name)) for name in spool.sinks}
     for lane in lanes:
         started += lane.started
         dropped = {k: v + lane.dropped.get(k, 0) for k, v in dropped.items()}
+        by_level = {k: v + lane.dropped_by_level[k] for k, v in by_level.items()}
         totals = {name: _sum(stats, lane.sinks[name]) for name, stats in totals.items()}
-    return ServerStats(started, dropped, totals, lanes, spool.control()[ENGINE_STARTS])
+    starts = spool.control()[ENGINE_STARTS]
+    return ServerStats(started, dropped, by_level, totals, lanes, starts)
 
 
 def open_lanes(spool: Spool) -> dict[str, Lane]:
@@ -171,7 +184,6 @@ def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
         name: SinkStats(*cursor.counters, pending=count)
         for name, cursor, count in zip(spool.sinks, found, pending, strict=True)
     }
-    drops = words[seg.DROPPED : seg.DROPPED + len(seg.DROP_REASONS)]
     return LaneStats(
         epoch=lane.epoch,
         pid=identity.pid,
@@ -179,7 +191,8 @@ def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
         alive=is_alive(identity),
         started=seg.started(words),
         committed=max((s.committed for s in sinks.values()), default=0),
-        dropped=dict(zip(seg.DROP_REASONS, drops, strict=True)),
+        dropped=seg.drops(words),
+        dropped_by_level=seg.drops_by_level(words),
         sinks=sinks,
     )
 

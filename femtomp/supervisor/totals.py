@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 EPOCH: Final = "f" * 24
 # Slots that are no sink's: these names cannot be given to one.
 _DROPPED: Final = "\0dropped"
+_BY_LEVEL: Final = "\0dropped by level"
 _STARTED: Final = "\0started"
 
 
@@ -37,7 +38,9 @@ class Totals:
     """The engine's end: adds lanes."""
 
     def __init__(self, directory: int, sinks: tuple[str, ...]) -> None:
-        self._file = CursorFile(directory, EPOCH, (*sinks, _DROPPED, _STARTED))
+        self._file = CursorFile(
+            directory, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _STARTED)
+        )
         self._finish(directory, sinks)
 
     def _finish(self, directory: int, sinks: tuple[str, ...]) -> None:
@@ -60,12 +63,12 @@ class Totals:
         if not member.lane.exists():
             return  # another engine did, and had unlinked all of it
         words = member.lane.read_own()[1]
-        drops = words[seg.DROPPED : seg.DROPPED + len(seg.DROP_REASONS)]
         sums = {
             name: (cursor or Cursor()).counters
             for name, cursor in member.cursors.cursors.items()
         }
-        sums[_DROPPED] = Counters(*drops)
+        sums[_DROPPED] = Counters(*seg.drops(words).values())
+        sums[_BY_LEVEL] = Counters(*seg.drops_by_level(words).values())
         sums[_STARTED] = Counters(delivered=seg.started(words))
         mark = _mark(epoch)
         for name, counters in sums.items():
@@ -90,6 +93,10 @@ class ReadTotals(NamedTuple):
     def dropped(self) -> dict[str, int]:
         """Return the drops by reason."""
         return dict(zip(seg.DROP_REASONS, self.sink(_DROPPED), strict=False))
+
+    def dropped_by_level(self) -> dict[str, int]:
+        """Return the drops by level."""
+        return dict(zip(seg.DROP_LEVELS, self.sink(_BY_LEVEL), strict=True))
 
     def has(self, epoch: str) -> bool:
         """Tell whether a lane was added, wholly, though its files are still there."""

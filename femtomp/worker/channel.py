@@ -8,12 +8,16 @@ when it cannot. What must never happen: an exception in a log call, or a silent 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
+from enum import Enum
+from logging import ERROR
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import identity as identity_codec
+from femtomp.codec.wire import level_of
 from femtomp.errors import CodecError
 
 # Both, now: an import in a forked child waits for ever if a thread of its parent was in
@@ -21,6 +25,7 @@ from femtomp.errors import CodecError
 from femtomp.lanes import appending, mapped  # noqa: F401
 from femtomp.lanes.segment import close_known
 from femtomp.lanes.signals import undisturbed
+from femtomp.lanes.space import Overflow, count_unkept, read_space
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.worker import context, fork
@@ -39,6 +44,14 @@ _MAX_DEPTH: Final = 8
 
 def _no_lane(_: bytes) -> bool:
     raise LaneLostError
+
+
+class Sent(Enum):
+    """What became of a payload."""
+
+    KEPT = 1
+    DROPPED = 2  # by the lane, which counted it
+    NOWHERE = 3  # there is no lane: the caller should say the record elsewhere
 
 
 class Channel:
@@ -64,13 +77,14 @@ class Channel:
         self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
         self._depth = 0
+        # No lane could be opened because a quota or the file system is full.
+        self._is_full = False
         self._retry_at = 0.0
         self._warned = False
 
-    def send(self, payload: bytes) -> bool:
-        """Append a payload to the lane; True when it is kept or counted in the lane.
+    def send(self, payload: bytes) -> Sent:
+        """Append a payload to the lane, and open one if need be.
 
-        False: there is no lane, and the caller should say the record elsewhere.
         Handlers call `append` themselves meanwhile; this does what is due besides.
         """
         lane = self._lane
@@ -80,32 +94,45 @@ class Channel:
                 if not self.fresh_from <= now < self.fresh_until:
                     lane.check()
                     self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
-                lane.append(payload)
+                kept = lane.append(payload)
             except LaneLostError:
                 pass
             else:
-                return True
+                return Sent.KEPT if kept else Sent.DROPPED
         return self._send_anew(payload, lane)
 
-    def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> bool:
+    def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> Sent:
         """Append to another lane: the last one was lost, or there is none yet."""
-        lane = self._open_lane(lost)
+        lane = self._open_lane(lost, important=level_of(payload) >= ERROR)
         if lane is not None:
             try:
-                lane.append(payload)
+                kept = lane.append(payload)
             except LaneLostError:
                 self._lose_lane()
             else:
-                return True
+                return Sent.KEPT if kept else Sent.DROPPED
         self.dropped += 1
-        return False
+        if self._is_full:
+            count_unkept(f"{self.path}/lanes", level_of(payload))
+        return Sent.NOWHERE
+
+    def is_full(self) -> bool:
+        """Tell whether the last record that needed room was dropped for want of it."""
+        return self._is_full or (self._lane is not None and self._lane.is_full)
+
+    def blocks(self) -> bool:
+        """Tell whether the server wants callers to wait for room."""
+        spool = self._spool
+        return spool is not None and read_space(spool.lanes).overflow == Overflow.BLOCK
 
     def _lose_lane(self) -> None:
         self._lane = None
         self.append = _no_lane
         self.fresh_until = 0.0
 
-    def _open_lane(self, lost: LaneWriter | None) -> LaneWriter | None:
+    def _open_lane(
+        self, lost: LaneWriter | None, *, important: bool
+    ) -> LaneWriter | None:
         """Open a new lane, unless that failed a moment ago.
 
         A thread that waited finds the one that another has opened. A call inside this
@@ -119,12 +146,13 @@ class Channel:
                 return None
             self._depth += 1
             try:
-                return undisturbed(self._open)
+                return undisturbed(self._open, important)
             except RecursionError:
                 return None  # the caller's stack is at its end: that is no fault here
             except OSError as exc:
                 if exc.errno is None:
                     raise  # no call's failure: thrown in by a signal handler
+                self._is_full = exc.errno in (errno.EDQUOT, errno.ENOSPC)
                 self._give_up(str(exc))
             except (CodecError, KeyError, TypeError) as exc:
                 self._give_up(str(exc))
@@ -132,11 +160,11 @@ class Channel:
                 self._depth -= 1
             return None
 
-    def _open(self) -> LaneWriter | None:
+    def _open(self, important: bool) -> LaneWriter | None:  # noqa: FBT001
         self._close_inherited()
         spool = Spool(self.path)
         try:
-            lane = self._open_in(spool)
+            lane = self._open_in(spool, important=important)
         except BaseException:
             spool.close()
             raise
@@ -145,19 +173,21 @@ class Channel:
             self._give_up("its server has stopped")
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
+        self._is_full = False
         now = time.time()
         self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
         self._warned = False
         return lane
 
-    def _open_in(self, spool: Spool) -> LaneWriter | None:
+    def _open_in(self, spool: Spool, *, important: bool) -> LaneWriter | None:
         if spool.control()[STATE] >= State.STOPPING:
             return None
         is_master = spool.manifest["master"]["pid"] == self.pid
         who = identity_codec.to_bytes(
             read_identity("master" if is_master else "worker")
         )
-        lane = open_writer(spool.manifest.get("writer", "write"), spool.lanes, who)
+        kind = spool.manifest.get("writer", "write")
+        lane = open_writer(kind, spool.lanes, who, important=important)
         # Asked again: a server that stopped before this has looked for lanes.
         if spool.control()[STATE] >= State.STOPPING:
             lane.close()
@@ -202,6 +232,7 @@ class Channel:
         self._lose_lane()
         self._opening = threading.RLock()
         self._depth = 0
+        self._is_full = False
         self._retry_at = 0.0
         self._warned = False
 

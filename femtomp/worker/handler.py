@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from femtomp.errors import ConfigError, NoServerError
 from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record
-from femtomp.worker.channel import Channel, channel, close_channel, say
+from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
 from femtomp.worker.fork import catch_up, mark
 
 Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
@@ -121,7 +121,7 @@ class WorkerHandler(logging.Handler):
             if way is None:
                 if self._missing != "ignore":
                     self._fall_back(record)
-            elif not way.send(from_log_record(record, way.pid)):
+            elif way.send(from_log_record(record, way.pid)) is Sent.NOWHERE:
                 self._fall_back(record)
         except _OWN_FAULTS as exc:
             self._give_up(record, exc)

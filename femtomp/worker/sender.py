@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from queue import Full
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.lanes.queue import Queue
 from femtomp.record import Record, Resource, severity_number
 from femtomp.worker.capture import from_log_record, from_record
-from femtomp.worker.channel import channel, say
+from femtomp.worker.channel import Sent, channel, say
 from femtomp.worker.fork import catch_up, mark
 from femtomp.worker.plain import plain
 
@@ -32,10 +33,16 @@ def queue(spool: str, base: Mapping[str, Any] | None = None) -> Queue:
             catch_up()
         way = channel(spool)
         payload = to_payload(item, os.getpid())
-        if not way.send(payload):
-            say("a record that was put into the queue was dropped: the spool is gone")
+        sent = way.send(payload)
+        if sent is Sent.NOWHERE:
+            say("a record that was put into the queue was dropped: there is no lane")
+        elif sent is Sent.DROPPED and way.is_full() and way.blocks():
+            raise Full
 
-    return Queue(spool, send, queue, base)
+    def is_full() -> bool:
+        return channel(spool).is_full()
+
+    return Queue(spool, send, is_full, queue, base)
 
 
 def to_payload(item: object, pid: int) -> bytes:

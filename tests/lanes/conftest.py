@@ -13,7 +13,7 @@ import pytest
 import femtomp
 from femtomp.codec import identity as identity_codec
 from femtomp.codec import wire
-from femtomp.lanes import appending, mapped
+from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Position
 from femtomp.lanes.reader import Lane, scan
 from femtomp.lanes.writer import LaneWriter, open_writer
@@ -94,9 +94,8 @@ def interruptible(lanes: Lanes, kind: str, small_segments: int) -> None:
 
 @pytest.fixture
 def small_segments(monkeypatch) -> int:
-    monkeypatch.setattr(mapped, "FIRST_BYTES", SMALL_SEGMENT_BYTES)
-    monkeypatch.setattr(mapped, "SEGMENT_BYTES", SMALL_SEGMENT_BYTES)
-    monkeypatch.setattr(appending, "SEGMENT_BYTES", SMALL_SEGMENT_BYTES)
+    monkeypatch.setattr(writers, "FIRST_BYTES", SMALL_SEGMENT_BYTES)
+    monkeypatch.setattr(writers, "SEGMENT_BYTES", SMALL_SEGMENT_BYTES)
     return SMALL_SEGMENT_BYTES
 
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from femtomp.lanes import appending, mapped
+from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Counters, Cursor, CursorFile, Position
 from femtomp.lanes.writer import LaneLostError
 from tests.lanes.conftest import (
@@ -40,9 +40,8 @@ class Model(RuleBasedStateMachine):
         self.path = Path(tempfile.mkdtemp(prefix="femtomp-model-"))
         self.lanes = Lanes(self.path)
         self.patch = pytest.MonkeyPatch()
-        for module in (mapped, appending):
-            self.patch.setattr(module, "SEGMENT_BYTES", SMALL_SEGMENT_BYTES)
-        self.patch.setattr(mapped, "FIRST_BYTES", SMALL_SEGMENT_BYTES)
+        for name in ("SEGMENT_BYTES", "FIRST_BYTES"):
+            self.patch.setattr(writers, name, SMALL_SEGMENT_BYTES)
         self.number = 0
         self.alive = True
         self.thrown = False

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from femtomp.codec.frame import Frame
 from femtomp.errors import CodecError
+from femtomp.lanes.chunk import Chunk
 from femtomp.lanes.cursor import Counters, Cursor, Position
-from femtomp.lanes.reader import Chunk
 from femtomp.lanes.segment import FRAMES_AT, SIDE
 from femtomp.record import Record, Resource
 from femtomp.supervisor.batch import (
@@ -17,6 +17,7 @@ from femtomp.supervisor.batch import (
     FILTER,
     OWN,
     Batch,
+    Done,
     Stream,
     merge,
     progress,
@@ -49,6 +50,18 @@ def stream_of(values: list, epoch: str = "e", severity: int = INFO, **where) -> 
         lambda *_: RESOURCE,
         lambda _: None,
     )
+
+
+def reached(batch: Batch, done: int, refused: int, before=None) -> dict[str, Cursor]:
+    """Return where the cursors of lanes that began at their bases stand afterwards."""
+    moved = {}
+    for epoch, steps in progress(batch, Done(done, refused), before).items():
+        position, counters = Cursor()
+        for step in steps:
+            position = position.behind(step.number, step.after)
+            counters = counters.plus(step.counters)
+        moved[epoch] = Cursor(position, counters)
+    return moved
 
 
 def test_records_are_sorted_out_by_severity_and_damage() -> None:
@@ -91,7 +104,7 @@ def test_clock_that_is_set_back_keeps_the_order_of_a_lane() -> None:
 def test_whole_batch_moves_behind_all_that_was_looked_at() -> None:
     """A batch that is done moves each lane behind its chunk, skipped bytes included."""
     stream = stream_of([fields(1), fields(2, 10)], corrupt=1)
-    moved = progress(merge([stream], []), 1, 0)
+    moved = reached(merge([stream], []), 1, 0)
     after = FRAMES_AT + 64 + 64
     assert moved == {"e": Cursor(Position(0, after), Counters(1, 1, corrupt=1))}
 
@@ -99,7 +112,7 @@ def test_whole_batch_moves_behind_all_that_was_looked_at() -> None:
 def test_batch_without_records_moves_too() -> None:
     """Where everything was filtered or damaged, the cursor moves behind it all."""
     stream = stream_of([fields(1, 10), CodecError("x")], severity=ERROR)
-    moved = progress(merge([stream], []), 0, 0)
+    moved = reached(merge([stream], []), 0, 0)
     expected = Cursor(Position(0, FRAMES_AT + 64), Counters(0, 1, corrupt=1))
     assert moved == {"e": expected}
 
@@ -111,10 +124,10 @@ def test_accepted_prefix_moves_behind_what_lies_before() -> None:
     one = stream_of([fields(1, 10), fields(2), fields(3, 10), fields(6)], "a")
     two = stream_of([fields(4), fields(5)], "b")
     batch = merge([one, two], [])
-    assert progress(batch, 0, 0) == {}
+    assert reached(batch, 0, 0) == {}
     first = Cursor(Position(0, FRAMES_AT + 64), Counters(1, 1))
-    assert progress(batch, 1, 0) == {"a": first}
-    assert progress(batch, 2, 0) == {
+    assert reached(batch, 1, 0) == {"a": first}
+    assert reached(batch, 2, 0) == {
         "a": first,
         "b": Cursor(Position(0, FRAMES_AT + 32), Counters(1)),
     }
@@ -123,7 +136,7 @@ def test_accepted_prefix_moves_behind_what_lies_before() -> None:
 def test_refused_records_are_counted_as_refused() -> None:
     """Of what is done, as many as were refused are counted so and not as delivered."""
     batch = merge([stream_of([fields(1), fields(2)], "a"), stream_of([fields(3)])], [])
-    moved = progress(batch, 3, 2)
+    moved = reached(batch, 3, 2)
     total = moved["a"].counters.plus(moved["e"].counters)
     assert total == Counters(delivered=1, refused=2)
 
@@ -132,7 +145,7 @@ def test_segment_and_side_file_move_one_cursor() -> None:
     """The two files of one lane are two streams and one cursor."""
     segment = stream_of([fields(1), fields(3)])
     side = stream_of([fields(2)], number=SIDE)
-    moved = progress(merge([segment, side], []), 2, 0)
+    moved = reached(merge([segment, side], []), 2, 0)
     assert moved == {
         "e": Cursor(Position(0, FRAMES_AT + 32, FRAMES_AT + 32), Counters(2))
     }
@@ -142,8 +155,8 @@ def test_engines_own_records_move_nothing() -> None:
     """A record that femtomp adds is of no lane: done with, it moves no cursor."""
     own = [Record(0, 9, "INFO", "femtomp", "own", {}, RESOURCE)]
     batch = merge([stream_of([fields(1)])], own)
-    assert progress(batch, 1, 0) == {}
-    assert progress(batch, 2, 0)["e"].counters == Counters(1)
+    assert reached(batch, 1, 0) == {}
+    assert reached(batch, 2, 0)["e"].counters == Counters(1)
 
 
 VALUES = st.lists(
@@ -173,7 +186,7 @@ def test_counters_add_up_whatever_prefix_was_accepted(batch: Batch, data) -> Non
     """
     done = data.draw(st.integers(0, len(batch.records)))
     refused = data.draw(st.integers(0, done))
-    moved = progress(batch, done, refused)
+    moved = reached(batch, done, refused)
     of_lanes = sum(source != OWN for source in batch.sources[:done])
     delivered = sum(c.counters.delivered + c.counters.refused for c in moved.values())
     assert delivered == of_lanes
@@ -202,12 +215,30 @@ def test_counters_add_up_whatever_prefix_was_accepted(batch: Batch, data) -> Non
 def test_progress_grows_with_what_is_done(batch: Batch, data) -> None:
     """One record more never moves a cursor back, nor lowers a count."""
     done = data.draw(st.integers(0, len(batch.records)))
-    before, behind = progress(batch, done, 0), progress(batch, done + 1, 0)
+    before, behind = reached(batch, done, 0), reached(batch, done + 1, 0)
     for epoch, cursor in before.items():
         later = behind[epoch]
         assert cursor.position.offset <= later.position.offset
         assert cursor.position.side <= later.position.side
         assert all(a <= b for a, b in zip(cursor.counters, later.counters, strict=True))
+
+
+@given(batches(), st.data())
+def test_steps_of_a_batch_add_up(batch: Batch, data) -> None:
+    """Committed in any number of steps, the sum is that of one."""
+    done, refused, before = 0, 0, None
+    sums: dict[str, Cursor] = {}
+    ends = data.draw(st.lists(st.integers(0, len(batch.records)), max_size=4))
+    for end in sorted({*ends, len(batch.records)}):
+        refused += data.draw(st.integers(0, end - done))
+        done = end
+        for epoch, cursor in reached(batch, done, refused, before).items():
+            counters = sums.get(epoch, Cursor()).counters.plus(cursor.counters)
+            sums[epoch] = Cursor(cursor.position, counters)
+        before = Done(done, refused)
+    assert {e: c.counters for e, c in sums.items()} == {
+        e: c.counters for e, c in reached(batch, done, refused).items()
+    }
 
 
 @given(batches())

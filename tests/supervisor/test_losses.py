@@ -90,7 +90,7 @@ def test_losses_are_said_by_reason(spool, pool) -> None:
     """A sink hears of its own losses and of all drops, with the totals."""
     lose(pool, "a", delivered=9, refused=2, quarantined=1)
     lose(pool, "b", evicted=3, corrupt=4)
-    pool.writers[0].drop("no_space")
+    pool.writers[0].drop("no_space", b"")
     losses = Losses(spool, {"service.name": "shop"})
     (record,) = said(losses, pool)
     assert record.event_name == "femtomp.records.lost"
@@ -244,7 +244,7 @@ def test_report_that_kills_comes_later_and_later(spool, pool, clock) -> None:
 def test_reaped_lanes_count_on(spool, pool, clock) -> None:
     """What was lost in a lane that is gone is neither forgotten nor said again."""
     lose(pool, "a", refused=2)
-    pool.writers[0].drop("io")
+    pool.writers[0].drop("io", b"")
     losses = Losses(spool, {})
     assert len(said(losses, pool)) == 1
     ((epoch, member),) = pool.members.items()
@@ -266,7 +266,7 @@ def test_reaped_lanes_count_on(spool, pool, clock) -> None:
 def test_lane_that_cannot_be_read_takes_nothing_back(spool, pool, clock) -> None:
     """Counts that seem smaller for a while are not said twice afterwards."""
     for _ in range(3):
-        pool.writers[0].drop("size")
+        pool.writers[0].drop("size", b"")
     losses = Losses(spool, {})
     assert len(said(losses, pool)) == 1
     clock.advance(20)
@@ -275,7 +275,7 @@ def test_lane_that_cannot_be_read_takes_nothing_back(spool, pool, clock) -> None
     assert record.event_name == "femtomp.engine.restarted"
     clock.advance(20)
     assert said(losses, pool) == []
-    pool.writers[0].drop("size")
+    pool.writers[0].drop("size", b"")
     clock.advance(20)
     (record,) = said(losses, pool)
     assert record.attributes["femtomp.lost.dropped.size"] == 1
@@ -392,7 +392,7 @@ def names(sink) -> list:
 def test_pump_says_it_without_any_record(spool, pool, monkeypatch) -> None:
     """A sink that has nothing to do hears of losses, and no lane's counter moves."""
     monkeypatch.setattr(pump, "IDLE_S", 0.01)
-    pool.writers[0].drop("io")
+    pool.writers[0].drop("io", b"")
     losses = Losses(spool, {})
     losses.look(pool.members)
     sink = CollectingSink()
@@ -427,7 +427,7 @@ def test_pump_whose_destination_is_down_says_it_later(spool, pool, monkeypatch) 
         def _outcome(self, batch):
             return RetryAfter(0.01, "down")
 
-    pool.writers[0].drop("io")
+    pool.writers[0].drop("io", b"")
     losses = Losses(spool, {})
     losses.look(pool.members)
     run(pool, losses, sink := Down(), lambda: len(sink.batches) > 2)
