@@ -15,12 +15,13 @@ import os
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import frame, wire
-from femtomp.codec.frame import Frame, Tail
+from femtomp.codec.frame import Tail
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
+from femtomp.lanes.chunk import Chunk, End, Found
 from femtomp.lanes.cursor import Position
 from femtomp.lanes.lock import is_unlocked
 from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
@@ -28,7 +29,6 @@ from femtomp.lanes.writer import owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 # Whole chunks: one system call for some hundreds of records.
 CHUNK_BYTES: Final = 256 * 1024
@@ -36,57 +36,6 @@ CHUNK_BYTES: Final = 256 * 1024
 BAD_FRAME_GRACE_S: Final = 0.1
 # Enough for the largest frame there is, wherever in a chunk it begins.
 _MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
-
-
-class End(NamedTuple):
-    """Where a lane ended when it was looked at: last segment, its size, the side's."""
-
-    segment: int = 0
-    size: int = 0
-    side: int = 0
-
-
-class Chunk(NamedTuple):
-    """Consecutive frames of one file of a lane, loaded.
-
-    Attributes
-    ----------
-    number : int
-        The segment, or SIDE.
-    frames : list of Frame
-        Offsets within the chunk; `next` is the place behind each.
-    fields : list
-        For each frame the payload's tuple, or the error that says why there is none.
-    after : int
-        The offset behind all that was looked at, skipped bytes included.
-    corrupt : int
-        Frames that were skipped because their bytes are damaged.
-    base : int
-        Where in the file the chunk begins: add it to the frames' offsets.
-    """
-
-    number: int
-    frames: list[Frame]
-    fields: list[tuple[Any, ...] | CodecError]
-    after: int
-    corrupt: int = 0
-    base: int = 0
-
-
-class Found(NamedTuple):
-    """Frames in bytes that were read; offsets of the frames are within `data`."""
-
-    number: int
-    offset: int
-    data: bytes
-    frames: list[Frame]
-    after: int
-    corrupt: int = 0
-
-    def first(self) -> Found:
-        """Return the first frame alone."""
-        frames = self.frames[:1]
-        return self._replace(frames=frames, after=self.offset + frames[0].next)
 
 
 class Lane:

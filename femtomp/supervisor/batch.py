@@ -16,7 +16,7 @@ from femtomp.lanes.cursor import Counters, Cursor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from femtomp.lanes.reader import Chunk
+    from femtomp.lanes.chunk import Chunk
     from femtomp.record import Record, Resource
 
 DELIVER: Final = 0

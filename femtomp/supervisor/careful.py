@@ -27,8 +27,8 @@ from femtomp.supervisor.quarantine import keep
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from femtomp.lanes.chunk import Found
     from femtomp.lanes.cursor import Position
-    from femtomp.lanes.reader import Found
     from femtomp.lanes.spool import Spool
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome, RetryAfter

@@ -30,12 +30,8 @@ from zlib import crc32
 from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Counters, Cursor, sink_key
 from femtomp.lanes.resource import worker_resource
-from femtomp.lanes.segment import (
-    DROP_REASONS,
-    EPOCH_BYTES,
-    FORMAT_VERSION,
-    drops,
-)
+from femtomp.lanes.segment import DROP_REASONS, EPOCH_BYTES, FORMAT_VERSION, drops
+from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_ENDED, ENGINE_STARTS, GUARDIAN
 from femtomp.record import Identity, Record
 from femtomp.supervisor.notes import note
@@ -260,6 +256,8 @@ def _counts(spool: Spool, members: list[Member]) -> dict[str, tuple[int, ...]]:
     """Add up what is lost for each sink, over all lanes there ever were."""
     totals = read_totals(spool.lanes)
     dropped = list(totals.dropped().values())
+    # As in the statistics: they came to no lane.
+    dropped[DROP_REASONS.index("quota")] += sum(read_unkept(spool.lanes).values())
     sums = {name: totals.sink(name) for name in spool.sinks}
     for member in members:
         try:
@@ -267,8 +265,7 @@ def _counts(spool: Spool, members: list[Member]) -> dict[str, tuple[int, ...]]:
         except (OSError, CodecError) as exc:
             note("losses", f"drops of lane {member.lane.epoch} cannot be read: {exc}")
             continue
-        more = drops(words).values()
-        dropped = [a + b for a, b in zip(dropped, more, strict=True)]
+        dropped = [a + b for a, b in zip(dropped, drops(words).values(), strict=True)]
         for name, cursor in member.cursors.cursors.items():
             sums[name] = sums[name].plus((cursor or Cursor()).counters)
     return {name: _as_counts(counters, dropped) for name, counters in sums.items()}

@@ -23,7 +23,7 @@ from femtomp.supervisor.notes import note
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from femtomp.lanes.reader import Chunk
+    from femtomp.lanes.chunk import Chunk
     from femtomp.record import Record
     from femtomp.supervisor.batch import Batch, Step, Stream
     from femtomp.supervisor.losses import Losses

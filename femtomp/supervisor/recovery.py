@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from femtomp.config import SinkOptions
+    from femtomp.lanes.chunk import End
     from femtomp.lanes.cursor import Position
     from femtomp.lanes.lock import Directory
-    from femtomp.lanes.reader import End
     from femtomp.sinks import Driver
     from femtomp.supervisor.members import Member
 

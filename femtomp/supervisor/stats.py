@@ -16,7 +16,7 @@ from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive
-from femtomp.lanes.reader import End, Lane, scan
+from femtomp.lanes.reader import Lane, scan
 from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from femtomp.lanes.chunk import End
     from femtomp.lanes.spool import Spool
 
 _POLL_FIRST_S: Final = 0.001

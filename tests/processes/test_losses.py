@@ -67,7 +67,7 @@ def test_losses_are_said_at_the_latest_at_the_end(tmp_path):
         lane = channel(str(server.spool))._lane
         lane.append(b"no record")
         for _ in range(3):
-            lane.drop("io")
+            lane.drop("io", b"")
         assert server.flush()
         stats = server.stats()
         assert (stats.sinks["file"].delivered, stats.sinks["file"].corrupt) == (1, 1)
@@ -93,7 +93,7 @@ def test_a_restarted_engine_neither_repeats_nor_forgets(tmp_path):
             log.info("kept %d", number)
             lane = channel(str(server.spool))._lane
             lane.append(b"no record")
-            lane.drop("io")
+            lane.drop("io", b"")
             losses += 1
             assert server.flush(20)
             engine = server._spool.control()[2]
