@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 RECORDS, ROLLS = 3, 16
 SEGMENT_BYTES = 4096
+# Each has a cursor of its own in every lane; both are files.
+SINKS = ("file", "other")
 # No process takes so many steps; a bound for a count that would never end.
 MOST = 2000
 # An engine that takes longer has stopped.
@@ -56,7 +58,7 @@ class Made(NamedTuple):
 def make(directory: Path, kind: str, rows: int) -> Made:
     """Make a spool that looks as if a supervisor served it."""
     spool = place.create(
-        directory, "torture", level=logging.INFO, sinks=("file",),
+        directory, "torture", level=logging.INFO, sinks=SINKS,
         master={"pid": 0, "start_ticks": 0, "boot_id": ""}, writer=kind,
     )  # fmt: skip
     spool.set_control(STATE, State.RUNNING)
@@ -104,11 +106,11 @@ def _run_workers(given: Given, kind: str) -> Outcome:
     corrupt, stopped, stats = _damage(made.spool)
     committed = stats.sinks["file"].committed
     # And an engine makes a clean end of what they left.
-    run = Run(given, made, made.spool.parent / "app.jsonl")
+    run = Run(given, made, made.spool.parent)
     engine_end = run.engine(0)
     run.close()
     in_file = oracle.Verdict(given.seed, made.returned)
-    in_file.see(oracle.in_file(made.spool.parent / "app.jsonl"))
+    in_file.see(oracle.in_file(made.spool.parent / f"{SINKS[0]}.jsonl"))
     missed = misses(
         **verdict.faults(),
         **{f"{name} (file)": good for name, good in in_file.faults().items()},
@@ -164,18 +166,17 @@ def _damage(path: Path) -> tuple[int, bool, ServerStats]:
 
 
 class Run:
-    """Engines, one after the other, on one spool with a file as its sink."""
+    """Engines, one after the other, on one spool, with files as sinks."""
 
-    def __init__(self, given: Given, made: Made, path: Path) -> None:
+    def __init__(self, given: Given, made: Made, top: Path) -> None:
         self._given = given
         self._made = made
-        self._config = ServerConfig(
-            name="torture", sinks=resolve_sinks([femtomp.FileSink(path)], {})
-        )
+        sinks = [femtomp.FileSink(top / f"{n}.jsonl", name=n) for n in SINKS]
+        self._config = ServerConfig(name="torture", sinks=resolve_sinks(sinks, {}))
         # Open all the time, as the guardian has it.
         self._spool = Spool(made.spool)
         self.reached = Returned(1)
-        self.delivered = -1
+        self.delivered: list[int] | None = None
 
     def engine(self, at: int) -> int | None:
         """Run an engine until it ends, or dies at a point; None: neither.
@@ -215,7 +216,8 @@ class Run:
         try:
             if any(name.endswith(".own") for name in os.listdir(spool.lanes)):
                 return False
-            self.delivered = read_stats(spool).sinks["file"].delivered
+            stats = read_stats(spool)
+            self.delivered = [stats.sinks[name].delivered for name in SINKS]
         finally:
             spool.close()
         return True
@@ -292,7 +294,7 @@ def _case(given: Given, template: Made, name: str, plan: list[int]) -> Case:
     top = given.directory / name
     shutil.copytree(template.spool.parent, top)
     made = Made(top / template.spool.name, template.returned)
-    run = Run(given, made, top / "app.jsonl")
+    run = Run(given, made, top)
     deaths, end = 0, EXIT_DRAINED
     for at in [*plan, 0]:
         if run.is_over():
@@ -300,16 +302,26 @@ def _case(given: Given, template: Made, name: str, plan: list[int]) -> Case:
         end = run.engine(at)
         if end == -signal.SIGKILL:
             deaths += 1
-    verdict = oracle.Verdict(given.seed, made.returned)
-    verdict.see(oracle.in_file(top / "app.jsonl"))
+    verdicts = [
+        oracle.Verdict(given.seed, made.returned).see(
+            oracle.in_file(top / f"{name}.jsonl")
+        )
+        for name in SINKS
+    ]
     found = sum(made.returned.all())
+    duplicates = sum(verdict.duplicates for verdict in verdicts)
     missed = misses(
-        **verdict.faults(),
+        **{
+            f"{fault} ({name})": good
+            for name, verdict in zip(SINKS, verdicts, strict=True)
+            for fault, good in verdict.faults().items()
+        },
         no_stop=end in (EXIT_DRAINED, -signal.SIGKILL) and run.is_over(),
         nothing_left_behind=not made.spool.exists(),
-        statistics_count_each_once=run.delivered in (-1, found),
-        no_duplicates_without_a_death=deaths > 0 or verdict.duplicates == 0,
+        statistics_count_each_once=run.delivered in (None, [found] * len(SINKS)),
+        no_duplicates_without_a_death=deaths > 0 or duplicates == 0,
     )
     run.close()
     shutil.rmtree(top)
-    return Case(plan, run.reached[0], deaths, verdict.lost, verdict.duplicates, missed)
+    lost = sum(verdict.lost for verdict in verdicts)
+    return Case(plan, run.reached[0], deaths, lost, duplicates, missed)

@@ -33,7 +33,7 @@ class Given(NamedTuple):
         """Give all cases, or at the suite's small scales a part that the seed draws."""
         if self.scale >= ALL_CASES_SCALE:
             return cases
-        return self.chance(salt).sample(cases, -(-len(cases) // 5))
+        return self.chance(salt).sample(cases, -(-len(cases) // 7))
 
     def below(self, name: str) -> Path:
         """Make a directory for a part of the fault."""

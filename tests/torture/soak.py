@@ -31,7 +31,7 @@ PAUSE_S = 0.02
 # At full scale; in shorter runs everything happens as often a run as would be seen.
 KILL_EVERY_S = 5.0
 # In the first quarter alone: what an engine piles up is seen in one that lives.
-ENGINE_EVERY_S = 200.0
+ENGINES = 3
 SAMPLE_EVERY_S = 5.0
 SAMPLES = 40
 # Of the second quarter's median, and what a page, a file or a lane is worth.
@@ -62,7 +62,7 @@ def run(given: Given) -> list[Outcome]:
     """Kill and replace for as long as the scale says."""
     whole_s = max(1.5, FULL_S * given.scale)
     part = min(1.0, whole_s / FULL_S * 20)
-    kill_s, engine_s = KILL_EVERY_S * part, ENGINE_EVERY_S * part
+    kill_s, engine_s = KILL_EVERY_S * part, whole_s / (4 * ENGINES)
     watch = Watch()
     turns = int(whole_s / kill_s) + WORKERS + 2
     returned = Returned(turns)

@@ -23,13 +23,13 @@ SCALES = {
     "pages": 1.0,
     "forks": 0.003,
     "stall": 0.01,
-    "re-entry": 0.005,
+    "re-entry": 0.002,
     "sink-down": 0.001,
     "black-hole": 0.005,
-    "no-room": 0.005,
+    "no-room": 0.004,
     "soak": 0.0004,
-    "worker-points": 0.005,
-    "engine-points": 0.002,
+    "worker-points": 0.002,
+    "engine-points": 0.0005,
 }
 # What the table misses for a defect that is known.
 DUPLICATED_PAGE = pytest.mark.xfail(
