@@ -84,15 +84,15 @@ class Channel:
         self._retry_at = 0.0
         self._warned = False
 
-    def send(self, payload: bytes) -> Sent:
+    def send(self, payload: bytes, *, again: bool = False) -> Sent:
         """Append a payload to the lane, and open one if need be.
 
-        Handlers call `append` themselves meanwhile; this does what is due besides.
+        Handlers call `append` themselves meanwhile; this does what is due besides. If
+        that has said that the lane is lost it is `again`, and a retired lane has the
+        record already: it must not be there twice, the next server may read it.
         """
         lane = self._lane
-        # What is in a retired lane already, because a handler put it there, must not be
-        # there twice: the spool may be adopted, and the lane be read on.
-        if lane is not None and not lane.words[RETIRED]:
+        if lane is not None and not (again and lane.words[RETIRED]):
             now = time.time()
             due = not self.fresh_from <= now < self.fresh_until
             try:
