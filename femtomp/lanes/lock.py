@@ -18,6 +18,7 @@ import struct
 from typing import Final, Protocol
 
 from femtomp.errors import SpoolError
+from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.segment import close_known, high
 
 MASTER_LOCK: Final = "master.lock"
@@ -101,22 +102,44 @@ def is_orphaned(spool: Directory) -> bool:
     return _is_free(spool, GUARDIAN_LOCK) and _is_free(spool, ENGINE_LOCK)
 
 
+def is_ending(spool: Directory) -> bool:
+    """Tell whether a lock of a spool is held by a process that was just killed.
+
+    It is a zombie already while the kernel ends its other threads, and keeps its locks
+    until the last of them is gone: some milliseconds.
+    """
+    return any(
+        (holder := _holder(spool, name)) and not start_ticks(holder)
+        for name in (GUARDIAN_LOCK, ENGINE_LOCK)
+        if not _is_held_here(spool, name)
+    )
+
+
 def is_unlocked(descriptor: int) -> bool:
     """Tell whether no other process holds a lock on an open file."""
+    return _pid_of_holder(descriptor) is None
+
+
+def _pid_of_holder(descriptor: int) -> int | None:
+    """Return who holds a lock; 0 for a process that cannot be seen from here."""
     ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, ask)
-    return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, ask))
+    return None if kind == fcntl.F_UNLCK else pid
 
 
 def _is_free(spool: Directory, name: str) -> bool:
     if _is_held_here(spool, name):
         return False
+    return _holder(spool, name) is None
+
+
+def _holder(spool: Directory, name: str) -> int | None:
     try:
         descriptor = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=spool.descriptor)
     except FileNotFoundError:
-        return True  # never served
+        return None  # never served
     try:
-        return is_unlocked(descriptor)
+        return _pid_of_holder(descriptor)
     finally:
         os.close(descriptor)
 

@@ -11,12 +11,13 @@ import json
 import os
 import re
 import shutil
+import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from femtomp.errors import CodecError, SpoolError
 from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import boot_id, start_ticks
-from femtomp.lanes.lock import MASTER_LOCK, Lock, is_orphaned
+from femtomp.lanes.lock import MASTER_LOCK, Lock, is_ending, is_orphaned
 from femtomp.lanes.segment import FORMAT_VERSION, RETIRED, high
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import owned
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from femtomp.lanes.lock import Directory
     from femtomp.lanes.reader import Lane
 
+# How long the kernel may take to end a killed process's threads.
+_ENDING_S: Final = 1.0
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -107,6 +110,9 @@ def is_left(found: Found) -> bool:
 
     A master that lives starts another pair by itself, unless it was stopped.
     """
+    deadline = time.monotonic() + _ENDING_S
+    while is_ending(found) and time.monotonic() < deadline:
+        time.sleep(0.002)
     return is_orphaned(found) and not _has_master(found)
 
 

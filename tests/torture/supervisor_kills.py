@@ -6,7 +6,10 @@ No supervisor is left then, so what is not in the file must be in the lanes.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from typing import TYPE_CHECKING
 
 import femtomp
 from femtomp.lanes.spool import GUARDIAN, Spool
@@ -17,13 +20,14 @@ from tests.torture import oracle
 from tests.torture.figures import Given, Outcome, Watch, misses
 from tests.torture.place import FLUSH_S, engine_of, kill, left_in, remove
 
-FULL = 200
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FULL = 300
 WORKERS = 2
 BURST, PAUSE_S = 10, 0.002
 GRACE_S = 0.02
 SERVER = "torture"
-# True once a server of the same name takes over the lanes that such a death leaves.
-ADOPTS = False
 
 
 def run(given: Given) -> list[Outcome]:
@@ -32,7 +36,8 @@ def run(given: Given) -> list[Outcome]:
         _run(given, "guardian, then its engine killed", _guardian_then_engine),
         _run(given, "guardian and engine killed", _both),
         _run(given, "everything killed at once", _everything),
-        _run_adopted(given, "everything at once, then adopted"),
+        _run_delivered(given, "everything at once, then adopted", _adopt),
+        _run_delivered(given, "everything at once, then recovered", _recover),
     ]
 
 
@@ -94,23 +99,33 @@ def _run(given: Given, name: str, kill_all) -> Outcome:
     )  # fmt: skip
 
 
-def _run_adopted(given: Given, name: str) -> Outcome:
-    """Kill everything; the next server of that name delivers what was left."""
-    if not ADOPTS:
-        return Outcome(name, 0, worst="no server adopts a spool in this version")
+def _adopt(directory: Path, path: str) -> bool:
+    sink = femtomp.FileSink(directory / "app.jsonl")
+    with femtomp.start_server(sink, spool_parent=directory, name=SERVER) as server:
+        assert str(server.spool) == path, "another spool was made"
+        return server.flush(FLUSH_S)
+
+
+def _recover(directory: Path, path: str) -> bool:
+    command = [sys.executable, "-m", "femtomp", "recover", path]
+    command += ["--sink", f"file:{directory / 'app.jsonl'}"]
+    return (
+        subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode == 0
+    )
+
+
+def _run_delivered(given: Given, name: str, deliver) -> Outcome:
+    """Kill everything; then something delivers what was left."""
     rounds = given.count(FULL)
     watch = Watch()
     lost = duplicates = records = 0
     missed: tuple[str, ...] = ()
     for turn in range(rounds):
-        directory = given.below(f"adopted{turn}")
+        directory = given.below(f"{deliver.__name__}{turn}")
         returned = Returned(WORKERS)
         chance = given.chance(f"{name}{turn}")
         path = _killed(given, directory, chance, returned, _everything)
-        sink = femtomp.FileSink(directory / "app.jsonl")
-        with femtomp.start_server(sink, spool_parent=directory, name=SERVER) as server:
-            until(lambda path=path: not os.path.exists(path), "it is adopted and ends")
-            flushed = server.flush(FLUSH_S)
+        delivered = deliver(directory, path)
         verdict = oracle.Verdict(given.seed, returned)
         verdict.see(oracle.in_file(directory / "app.jsonl"))
         lost += verdict.lost
@@ -119,7 +134,8 @@ def _run_adopted(given: Given, name: str) -> Outcome:
         missed += misses(
             **verdict.faults(),
             at_most_a_batch_twice=verdict.duplicates <= MAX_BATCH_RECORDS,
-            all_flushed=flushed,
+            all_delivered=delivered,
+            the_spool_is_gone=not os.path.exists(path),
         )
         remove(directory)
     return Outcome(
