@@ -193,6 +193,7 @@ def start_server(
     ... )
     """
     from femtomp.supervisor.start import start
+    from femtomp.worker.channel import watch
     from femtomp.worker.sender import queue
 
     return start(
@@ -204,6 +205,7 @@ def start_server(
         config=config,
         make_queue=queue,
         make_init=_init_for,
+        watch=watch,
         **options,
     )
 

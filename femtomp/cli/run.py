@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -109,8 +110,11 @@ def _serve(
     args: argparse.Namespace, command: Sequence[str], mask: set[int | signal.Signals]
 ) -> int:
     from femtomp import start_server
+    from femtomp.supervisor.start import GuessedName
 
-    name = args.name or Path(command[0]).name
+    # "python" is many: what such a server left is adopted by the same command only.
+    guess = GuessedName(Path(command[0]).name, shlex.join(command))
+    name = args.name or guess
     server = start_server(args.sinks, name=name, level=args.level)
     try:
         try:
@@ -217,6 +221,9 @@ def left_over(report: DrainReport) -> str:
     if reasons:
         total = sum(report.dropped.values())
         said.append(f"{total} records were dropped ({', '.join(reasons)})")
+    for sink, count in report.quarantined.items():
+        if count:
+            said.append(f"{count} killed the engine and were stepped over for {sink}")
     return "; ".join(said)
 
 

@@ -39,10 +39,13 @@ def create(
     master: Mapping[str, Any],
     writer: str | None = None,
     workers: tuple[int, int] | None = None,
+    script: str | None = None,
+    resource: Mapping[str, Any] | None = None,
 ) -> Spool:
     """Make a new spool below `parent` and open it.
 
-    `workers` are uid and gid of workers that drop root's privileges.
+    `workers` are uid and gid of workers that drop root's privileges; `script` goes with
+    a name that nobody gave, and was guessed from it.
 
     Raises
     ------
@@ -68,6 +71,7 @@ def create(
     manifest = {
         "format": FORMAT_VERSION,
         "name": name,
+        "script": script,
         "level": level,
         "sinks": sinks,
         "writer": writer or choose_writer(parent),
@@ -76,7 +80,7 @@ def create(
         "worker_gid": workers and workers[1],
     }
     try:
-        _fill(path, json.dumps(manifest, indent=1).encode(), workers)
+        _fill(path, manifest, resource or {}, workers)
         return Spool(path)
     except OSError as exc:
         shutil.rmtree(path, ignore_errors=True)
@@ -84,7 +88,12 @@ def create(
         raise SpoolError(exc.errno or 0, msg) from exc
 
 
-def _fill(path: Path, manifest: bytes, workers: tuple[int, int] | None) -> None:
+def _fill(
+    path: Path,
+    manifest: Mapping[str, Any],
+    resource: Mapping[str, Any],
+    workers: tuple[int, int] | None,
+) -> None:
     """Put everything into the new directory, and into no other that took its name."""
     flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     directory = os.open(path, flags)
@@ -92,8 +101,6 @@ def _fill(path: Path, manifest: bytes, workers: tuple[int, int] | None) -> None:
         if os.fstat(directory).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "it was replaced by somebody else")
         os.mkdir("lanes", 0o700, dir_fd=directory)
-        _write(directory, "control", bytes(8 * CONTROL_WORDS), readable=bool(workers))
-        _write(directory, "manifest.json", manifest, readable=bool(workers))
         if workers:
             lanes = os.open("lanes", flags, dir_fd=directory)
             try:
@@ -101,8 +108,43 @@ def _fill(path: Path, manifest: bytes, workers: tuple[int, int] | None) -> None:
             finally:
                 os.close(lanes)
             os.fchmod(directory, 0o711)
+        _write(directory, "control", bytes(8 * CONTROL_WORDS), readable=bool(workers))
+        _write(directory, "resource.json", _json(resource), readable=False)
+        # Last: a directory without one is no spool yet.
+        _write(directory, "manifest.json", _json(manifest), readable=bool(workers))
     finally:
         os.close(directory)
+
+
+def describe(
+    directory: int, manifest: Mapping[str, Any], resource: Mapping[str, Any]
+) -> None:
+    """Write anew what a spool says of itself, each file as a whole or not at all.
+
+    The manifest is read by the workers, the resource by nobody but the spool's owner.
+    """
+    readable = manifest["worker_uid"] is not None
+    _replace(directory, "resource.json", resource, readable=False)
+    _replace(directory, "manifest.json", manifest, readable=readable)
+
+
+def _replace(
+    directory: int, name: str, values: Mapping[str, Any], *, readable: bool
+) -> None:
+    temporary = f".{name}.{os.urandom(4).hex()}"
+    try:
+        _write(directory, temporary, _json(values), readable=readable)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        try:
+            os.unlink(temporary, dir_fd=directory)
+        except OSError:
+            pass
+        raise
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(values), indent=1).encode()
 
 
 def _write(directory: int, name: str, content: bytes, *, readable: bool) -> None:

@@ -137,6 +137,10 @@ class Puller:
         return total
 
 
+def _nothing() -> None:
+    """See to nothing."""
+
+
 class Queue:
     """The lanes of a server as a queue.
 
@@ -175,6 +179,8 @@ class Queue:
         self._puller: Puller | None = None
         self._ready: deque[Record] = deque()
         self._lock = threading.Lock()
+        # The master's: sees to its supervisor while it waits here.
+        self.tend: Callable[[], None] = _nothing
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._rebuild, (self._path,)
@@ -225,6 +231,7 @@ class Queue:
         deadline = None if timeout is None else time.monotonic() + timeout
         wait_s = _WAIT_FIRST_S
         while True:
+            self.tend()
             with self._lock:
                 puller = self._own_puller()
                 if not self._ready:

@@ -15,12 +15,13 @@ import os
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import frame, wire
-from femtomp.codec.frame import Frame, Tail
+from femtomp.codec.frame import Tail
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
+from femtomp.lanes.chunk import Chunk, End, Found
 from femtomp.lanes.cursor import Position
 from femtomp.lanes.lock import is_unlocked
 from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
@@ -28,7 +29,6 @@ from femtomp.lanes.writer import owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 # Whole chunks: one system call for some hundreds of records.
 CHUNK_BYTES: Final = 256 * 1024
@@ -36,50 +36,6 @@ CHUNK_BYTES: Final = 256 * 1024
 BAD_FRAME_GRACE_S: Final = 0.1
 # Enough for the largest frame there is, wherever in a chunk it begins.
 _MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
-
-
-class End(NamedTuple):
-    """Where a lane ended when it was looked at: last segment, its size, the side's."""
-
-    segment: int = 0
-    size: int = 0
-    side: int = 0
-
-
-class Chunk(NamedTuple):
-    """Consecutive frames of one file of a lane, loaded.
-
-    Attributes
-    ----------
-    number : int
-        The segment, or SIDE.
-    frames : list of Frame
-        Offsets within the chunk; `next` is the place behind each.
-    fields : list
-        For each frame the payload's tuple, or the error that says why there is none.
-    after : int
-        The offset behind all that was looked at, skipped bytes included.
-    corrupt : int
-        Frames that were skipped because their bytes are damaged.
-    base : int
-        Where in the file the chunk begins: add it to the frames' offsets.
-    """
-
-    number: int
-    frames: list[Frame]
-    fields: list[tuple[Any, ...] | CodecError]
-    after: int
-    corrupt: int = 0
-    base: int = 0
-
-
-class _Found(NamedTuple):
-    """Frames in bytes that were read; offsets of the frames are within `data`."""
-
-    data: bytes
-    frames: list[Frame]
-    after: int
-    corrupt: int = 0
 
 
 class Lane:
@@ -144,6 +100,10 @@ class Lane:
     def retire(self) -> None:
         """Tell the writer, which looks after each append, that nobody will read on."""
         os.pwrite(self.own, struct.pack("<Q", 1), seg.WORDS_AT + 8 * seg.RETIRED)
+
+    def readmit(self) -> None:
+        """Tell the writer, if it did not look yet, that somebody reads on after all."""
+        os.pwrite(self.own, struct.pack("<Q", 0), seg.WORDS_AT + 8 * seg.RETIRED)
 
     # -- the end ---------------------------------------------------------------------
 
@@ -289,34 +249,28 @@ class Lane:
         total = 0
         while True:
             position = self.normalised(position)
-            found = self._frames(position.segment, position.offset)
+            found = self.find(position.segment, position.offset)
             if found is None:
                 break
             total += len(found.frames)
             position = position._replace(offset=found.after)
         side = position.side
-        while self.has_side and (found := self._frames(SIDE, side)) is not None:
+        while self.has_side and (found := self.find(SIDE, side)) is not None:
             total += len(found.frames)
             side = found.after
         return total
 
-    def count_segment(self, position: Position) -> tuple[int, int]:
-        """Return how many frames, and damaged places, lie behind one in a segment."""
-        total = damaged = 0
-        while (found := self._frames(position.segment, position.offset)) is not None:
-            total += len(found.frames)
-            damaged += found.corrupt
-            position = position._replace(offset=found.after)
-        return total, damaged
-
     def _read(self, number: int, offset: int) -> Chunk | None:
-        found = self._frames(number, offset)
-        if found is None:
-            return None
-        fields = wire.decode_chunk(found.data, found.frames, hostile=self._hostile)
-        return Chunk(number, found.frames, fields, found.after, found.corrupt, offset)
+        found = self.find(number, offset)
+        return None if found is None else self.load(found)
 
-    def _frames(self, number: int, offset: int) -> _Found | None:
+    def load(self, found: Found) -> Chunk:
+        """Decode the frames that were found."""
+        number, offset, data, frames, after, corrupt = found
+        fields = wire.decode_chunk(data, frames, hostile=self._hostile)
+        return Chunk(number, frames, fields, after, corrupt, offset)
+
+    def find(self, number: int, offset: int) -> Found | None:
         """Find frames from an offset on; None if nothing whole is there yet."""
         # Asked before reading: what is written later than this is for the next time.
         closed = self._is_closed(number)
@@ -331,7 +285,7 @@ class Lane:
                 data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
                 frames, behind, tail = frame.split(data, 0, self._seed)
             if frames:
-                return _Found(data, frames, offset + behind)
+                return Found(number, offset, data, frames, offset + behind)
             if tail is Tail.END or not (
                 closed or self._is_lasting(number, offset, tail)
             ):
@@ -357,18 +311,17 @@ class Lane:
 
     def _salvage(
         self, descriptor: int, number: int, offset: int, size: int, *, closed: bool
-    ) -> _Found | None:
+    ) -> Found | None:
         """Step over bytes that are no frame, to the next place that validates."""
         data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
         place = frame.resync(data, 0, self._seed)
         if place is not None:
-            return _Found(b"", [], offset + place, corrupt=1)
-        if self._file(number)[1] is not None:
-            return _Found(b"", [], offset + len(data), corrupt=1)
-        if closed:
-            # A tail with nothing behind it: its call never returned, or rolled over
-            # and wrote the record again. Nothing to count.
-            return _Found(b"", [], offset + len(data))
+            return Found(number, offset, b"", [], offset + place, corrupt=1)
+        mapped = self._file(number)[1] is not None
+        if mapped or closed:
+            # With `write`, a tail with nothing behind it is a call that never returned,
+            # or rolled over and wrote the record again: nothing to count.
+            return Found(number, offset, b"", [], offset + len(data), int(mapped))
         return None
 
 

@@ -230,15 +230,19 @@ def known_as(descriptor: int) -> tuple[int, int, int]:
     return descriptor, status.st_dev, status.st_ino
 
 
+def is_known(known: tuple[int, int, int]) -> bool:
+    """Tell whether a descriptor is still open, and of the same file."""
+    try:
+        status = os.fstat(known[0])
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == known[1:]
+
+
 def close_known(known: tuple[int, int, int]) -> None:
     """Close a descriptor, unless something else has that number by now."""
-    descriptor, device, inode = known
-    try:
-        status = os.fstat(descriptor)
-        if (status.st_dev, status.st_ino) == (device, inode):
-            os.close(descriptor)
-    except OSError:
-        pass  # closed already
+    if is_known(known):
+        os.close(known[0])
 
 
 def create(

@@ -9,14 +9,17 @@ link into it.
     PARENT/femtomp-NAME-UID-XXXXXXXX/    0700, owner and mode checked at every open
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
-        guardian.lock, engine.lock       held for life by the two, see `lock`
+        resource.json                    of the server's records: for who takes it over
+        master.lock, guardian.lock,
+        engine.lock                      held for life by the three, see `lock`
+        said, marks, quarantine/         the engine's, see `losses`, `poison`
         lanes/                           0700, one lane a process
 
     Of workers with another uid only `lanes/` is, and all in it but cursors; above it is
     root's, 0711, with files that they may read.
 
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
-             | engine's start time | pid that pulls
+             | engine's start time | pid that pulls | how the engine before it ended
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
 _MAX_MANIFEST_VALUES: Final = 500
+_MAX_RESOURCE_BYTES: Final = 4 * 1024 * 1024
 
 
 class State(IntEnum):
@@ -45,6 +49,7 @@ class State(IntEnum):
     RUNNING = 1
     STOPPING = 2
     STOPPED = 3
+    REMOVING = 4  # all was delivered
 
 
 STATE: Final = 0
@@ -56,6 +61,8 @@ ENGINE_TICKS: Final = 5
 # Pid of the process whose `Server.queue.get` wants the lanes kept until it has read
 # them.
 PULLER: Final = 6
+# Wait status of the engine that died last, plus one; 0: not known.
+ENGINE_ENDED: Final = 7
 CONTROL_WORDS: Final = 64
 
 
@@ -142,6 +149,20 @@ class Spool:
             f"<{CONTROL_WORDS}Q", content.ljust(8 * CONTROL_WORDS, b"\0")
         )
 
+    def resource(self) -> dict[str, Any]:
+        """Return what its server was told of its resource; the name at least."""
+        try:
+            descriptor = os.open(
+                "resource.json", os.O_RDONLY | _FILE, dir_fd=self.descriptor
+            )
+            with open(descriptor, "rb") as file:
+                found = json.loads(file.read(_MAX_RESOURCE_BYTES))
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            return found
+        return {"service.name": str(self.manifest.get("name", "unknown"))}
+
     def set_control(self, word: int, value: int) -> None:
         """Write one word of the control page.
 
@@ -158,19 +179,45 @@ class Spool:
 
     def exists(self) -> bool:
         """Tell whether the path still leads to this very directory."""
+        return self._is_at(self.path)
+
+    def _is_at(self, path: str) -> bool:
         try:
-            there = os.stat(self.path, follow_symlinks=False)
+            there = os.stat(path, follow_symlinks=False)
         except OSError:
             return False
         here = os.fstat(self.descriptor)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
+    def is_deleted(self) -> bool:
+        """Tell whether the directory was deleted, rather than moved away."""
+        return os.fstat(self.descriptor).st_nlink == 0
+
     def remove(self) -> None:
-        """Delete the directory with all in it, if the path still leads to it."""
+        """Delete the directory with all in it, if the path still leads to it.
+
+        The lanes first: a spool without them has nothing to keep (`was_removing`).
+        """
         import shutil
 
+        # Another name first: half of it must not be found, and taken for an orphan
+        # because its lock files are gone already.
+        parent, name = os.path.split(self.path)
+        aside = os.path.join(parent, f".{name}.removed")
         if self.exists():
-            shutil.rmtree(self.path, ignore_errors=True)
+            try:
+                os.rename(self.path, aside)
+            except OSError:
+                aside = self.path
+        elif not self._is_at(aside):
+            return
+        shutil.rmtree(os.path.join(aside, "lanes"), ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def was_removing(self) -> bool:
+        """Tell whether somebody began to delete the spool, and may have died then."""
+        removing = self.control()[STATE] == State.REMOVING
+        return removing or os.fstat(self.lanes).st_nlink == 0
 
     def descriptors(self) -> list[tuple[int, int, int]]:
         """Return (descriptor, device, inode) of the directories, for a forked child."""

@@ -215,7 +215,7 @@ class LaneWriter:
         for known in self._known.values():
             close_known(known)
 
-    def drop(self, reason: str, payload: bytes) -> None:
+    def drop(self, reason: str, payload: bytes = b"") -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""
         self.words[drop_word(reason, level_of(payload))] += 1
 

@@ -30,6 +30,9 @@ FILE_MODE: Final = 0o640
 RETRY_DELAY_S: Final = 1.0
 # The longest line that is looked at for a cut: a record has at most 1 MiB.
 MAX_MENDED_BYTES: Final = 4 * 1024 * 1024
+# With so many equal bytes a line begins as ours do: the key of a JSON timestamp, or a
+# day and hour.
+_OURS_BYTES: Final = 12
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -59,6 +62,8 @@ class _File:
         self._encode = line_encoder(format_name)
         self._encode_all = batch_encoder(format_name)
         self._fd = -1
+        # A line that was taken back and has not come again yet.
+        self._owed = b""
         self._open()
 
     def _open(self) -> None:
@@ -81,6 +86,8 @@ class _File:
             self._follow()
             if self._cut:
                 self._mend(bytes(encoded))
+            if self._owed and _holds(encoded, self._owed):
+                self._owed = b""
             while written < len(encoded):
                 written += os.write(self._fd, encoded[written:])
         except OSError as exc:
@@ -96,17 +103,21 @@ class _File:
         """End a line that was cut, or take it back if it is about to come again.
 
         SIGKILL cuts a large `write` at a page's end: the record was not committed, so
-        the next engine writes it once more, and half of it would only be in the way.
+        the next engine writes it once more, and half of it would only be in the way. It
+        need not be in the first batch: what looks like ours, in a file that nobody has
+        touched since, is held back until it comes, or until the end.
         """
         end = os.fstat(self._fd).st_size
         tail = os.pread(self._fd, MAX_MENDED_BYTES, max(0, end - MAX_MENDED_BYTES))
         start = tail.rfind(b"\n") + 1
-        comes_again = (
-            encoded.startswith(tail[start:]) or b"\n" + tail[start:] in encoded
-        )
-        if comes_again and (start or end <= MAX_MENDED_BYTES):
-            os.ftruncate(self._fd, end - len(tail) + start)
+        line = tail[start:]
+        comes_again = _holds(encoded, line)
+        if not comes_again and end == self._stat.st_size and _looks_like(line, encoded):
+            self._owed = line
+        if (comes_again or self._owed) and (start or end <= MAX_MENDED_BYTES):
+            os.ftruncate(self._fd, end - len(line))
         else:
+            self._owed = b""
             os.write(self._fd, b"\n")
         self._cut = False
 
@@ -136,5 +147,21 @@ class _File:
             return
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, with the cut line that never came again in it."""
+        try:
+            if self._owed:
+                os.write(self._fd, self._owed + b"\n")
+        except OSError:
+            pass  # it was no whole line anyway
         os.close(self._fd)
+
+
+def _holds(encoded: bytes | memoryview, line: bytes) -> bool:
+    """Tell whether a line that begins like this one is among these."""
+    lines = bytes(encoded)
+    return lines.startswith(line) or b"\n" + line in lines
+
+
+def _looks_like(line: bytes, encoded: bytes) -> bool:
+    size = min(len(line), _OURS_BYTES)
+    return line[:size] == encoded[:size]

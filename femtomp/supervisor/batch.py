@@ -16,7 +16,7 @@ from femtomp.lanes.cursor import Counters, Cursor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from femtomp.lanes.reader import Chunk
+    from femtomp.lanes.chunk import Chunk
     from femtomp.record import Record, Resource
 
 DELIVER: Final = 0
@@ -50,7 +50,7 @@ def sort_out(
     severity: int,
     resource: Resource,
     of_process: Callable[[int, str], Resource],
-    damaged: Callable[[CodecError], None],
+    damaged: Callable[[Exception], None],
 ) -> Stream:
     """Turn a chunk into records, without those below `severity` and the damaged."""
     fates: list[int] = []
@@ -64,7 +64,8 @@ def sort_out(
             record = to_record(
                 fields, f"{prefix}{frame.sequence}", resource, of_process
             )
-        except CodecError as exc:
+        except (CodecError, MemoryError, RecursionError) as exc:
+            # One that is too large to be had has an end of its own, as a damaged one.
             damaged(exc)
             fates.append(CORRUPT)
             continue

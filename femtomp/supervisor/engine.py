@@ -14,6 +14,7 @@ import os
 import select
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.config import level_number
@@ -21,9 +22,18 @@ from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import ENGINE_LOCK, Lock
 from femtomp.lanes.space import Overflow, Space
-from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
+from femtomp.lanes.spool import (
+    DEADLINE,
+    ENGINE,
+    ENGINE_STARTS,
+    ENGINE_TICKS,
+    STATE,
+    Spool,
+    State,
+)
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
     EXIT_DRAINED,
@@ -34,12 +44,15 @@ from femtomp.supervisor.guardian import (
     report,
     waited_for,
 )
+from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.stats import read_stats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from femtomp.config import SinkOptions
     from femtomp.sinks import Driver
     from femtomp.supervisor.guardian import Launch
@@ -60,6 +73,8 @@ def main(launch: Launch) -> int:
     problem = engine.start()
     report(launch.ready, problem)
     if problem is not None:
+        if launch.ready < 0:  # nobody waits to be told
+            note("start", f"the engine cannot be started again: {problem}")
         return EXIT_FAILED
     # What exists now lives as long as the process, and records are no cycles: 0.8 us a
     # record less for the collector.
@@ -67,6 +82,10 @@ def main(launch: Launch) -> int:
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     return engine.run()
+
+
+class _BrokenError(Exception):
+    """A sink's thread has ended by an exception."""
 
 
 class Engine:
@@ -80,12 +99,19 @@ class Engine:
         self._poller = Poller(
             self._spool, base, self._wake, self._limits(), self._stalled
         )
-        self._pumps = [
-            Pump(
+        self._pumps: list[Pump] = []
+        self._losses: Losses | None = None
+
+    def _make_pumps(self) -> list[Pump]:
+        make = self._maker_of_pumps()
+        self._losses = Losses(self._spool, dict(self._config.resource))
+        return [
+            make(
                 str(sink.name),
                 severity_number(level_number(sink.level)),
                 self._builder(sink),
                 self._poller.members,
+                self._losses,
             )
             for sink in self._config.sinks
         ]
@@ -100,6 +126,21 @@ class Engine:
             engine_pid=os.getpid(),
             engine_ticks=start_ticks(),
         )
+
+    def _maker_of_pumps(self) -> Callable[..., Pump]:
+        """Return what makes a pump: a careful one if an engine died before this one."""
+        if self._spool.control()[ENGINE_STARTS] <= 1:
+            return Pump
+        members = self._poller.members
+        try:
+            self._poller.scan()
+            for member in members.values():
+                member.lane.refresh()
+            care = Care(self._spool, self._spool.sinks, members)
+        except OSError as exc:
+            note("marks", f"no poison marks, what kills the engine stays: {exc}")
+            return Pump
+        return partial(CarefulPump, care=care)
 
     def _builder(self, sink: SinkOptions) -> Any:
         def make() -> Driver:
@@ -125,6 +166,7 @@ class Engine:
             self._lock = Lock(self._spool, ENGINE_LOCK)  # until this process ends
         except SpoolError as exc:
             return exc
+        self._pumps = self._make_pumps()
         for pump in self._pumps:
             pump.start()
         for pump in self._pumps:
@@ -134,7 +176,9 @@ class Engine:
         self._poller.publish_limits()  # before any writer can ask for them
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
-        self._spool.set_control(STATE, State.RUNNING)
+        if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
+            self._poller.readmit()
+            self._spool.set_control(STATE, State.RUNNING)
         return None
 
     def run(self) -> int:
@@ -143,26 +187,36 @@ class Engine:
         A signal says that members are about to end, and records are still to come: it
         begins a grace. `stop()` in the master says that none are.
         """
+        try:
+            return self._run()
+        except _BrokenError:
+            # A fault of ours, said on stderr by the thread: a sink must not be mute
+            # while everything looks well. The next engine begins at its cursor.
+            return EXIT_BROKEN
+
+    def _run(self) -> int:
         members_at = time.monotonic() + _MEMBERS_CHECK_S
         grace_until: float | None = None
         while True:
             if not self._poll():
                 return EXIT_LEFT
+            self._look_for_losses()
             if waited_for(STOP_SIGNALS, self._poller.interval_s):
                 if self._spool.control()[STATE] >= State.STOPPING:
                     return self._stop()
                 if grace_until is None:
                     grace_until = time.monotonic() + self._config.grace_s
-            if not all(pump.is_alive() for pump in self._pumps):
-                # A fault of ours, said on stderr by the thread: a sink must not be mute
-                # while everything looks well. The next engine begins at its cursor.
-                return EXIT_BROKEN
+            self._check_pumps()
             if time.monotonic() >= members_at:
                 members_at = time.monotonic() + _MEMBERS_CHECK_S
                 if self._is_alone():
                     return self._leave() if grace_until is None else self._stop()
             if grace_until is not None and time.monotonic() >= grace_until:
                 return self._stop()
+
+    def _check_pumps(self) -> None:
+        if not all(pump.is_alive() for pump in self._pumps):
+            raise _BrokenError
 
     def _poll(self) -> bool:
         """Look at the lanes; False if the spool is gone."""
@@ -173,11 +227,21 @@ class Engine:
                 note("spool", f"the spool {self._spool.path} is gone: {exc}")
                 return False
             note("poll", f"cannot read the spool: {exc}")
+        if self._spool.is_deleted():
+            note("spool", f"the spool {self._spool.path} was deleted")
+            return False
         return True
+
+    def _look_for_losses(self, *, at_last: bool = False) -> None:
+        if self._losses is not None:
+            self._losses.look(self._poller.members, at_last=at_last)
 
     def _is_alone(self) -> bool:
         """Tell whether no member is left: no pipe end open, no lane's owner alive."""
-        if select.select([self._launch.lifetime], [], [], 0)[0] == []:
+        # Not by `select`, which knows no descriptor above 1023.
+        poll = select.poll()
+        poll.register(self._launch.lifetime, select.POLLIN)
+        if not poll.poll(0):
             return False
         self._poller.scan()
         return not self._poller.has_living()
@@ -189,25 +253,32 @@ class Engine:
         """
         deadline_ns = self._spool.control()[DEADLINE]
         if self._spool.control()[STATE] < State.STOPPING:
-            self._spool.set_control(STATE, State.STOPPING)
             deadline_ns = time.monotonic_ns() + int(SIGNAL_DEADLINE_S * 1e9)
+            # For the engine after this one, should this one die of what it drains.
+            self._spool.set_control(DEADLINE, deadline_ns)
+            self._spool.set_control(STATE, State.STOPPING)
         drained = self._drain(deadline_ns / 1e9 if deadline_ns else None)
         self._spool.set_control(STATE, State.STOPPED)
         if not drained:
             self._say_what_is_left()
         elif self._is_alone():
-            self._spool.remove()  # no master is left to read the statistics
+            self._remove()  # no master is left to read the statistics
         return EXIT_DRAINED if drained else EXIT_LEFT
 
     def _leave(self) -> int:
         """Drain because nobody is left, for as long as `linger_s` says."""
         drained = self._drain(time.monotonic() + self._config.linger_s)
         if drained:
-            self._spool.remove()
+            self._remove()
             return EXIT_DRAINED
         self._spool.set_control(STATE, State.STOPPED)
         self._say_what_is_left()
         return EXIT_LEFT
+
+    def _remove(self) -> None:
+        # Said first: who finds half of it knows that nothing was in it any more.
+        self._spool.set_control(STATE, State.REMOVING)
+        self._spool.remove()
 
     def _say_what_is_left(self) -> None:
         sinks = read_stats(self._spool).sinks
@@ -223,8 +294,10 @@ class Engine:
             # is looked for again until nothing new turns up.
             grew = self._poller.look_again()
             drained = not grew and self._poller.is_drained()
+            self._check_pumps()
             if not drained:
                 time.sleep(_DRAIN_CHECK_S)
+        self._look_for_losses(at_last=True)
         for pump in self._pumps:
             pump.finish()
         for pump in self._pumps:

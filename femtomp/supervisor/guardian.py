@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import FemtompError
 from femtomp.lanes.lock import GUARDIAN_LOCK, Lock
-from femtomp.lanes.spool import ENGINE_STARTS, GUARDIAN, STATE, Spool, State
+from femtomp.lanes.spool import (
+    DEADLINE,
+    ENGINE_ENDED,
+    ENGINE_STARTS,
+    GUARDIAN,
+    STATE,
+    Spool,
+    State,
+)
 from femtomp.sinks.secrets import masked
 
 if TYPE_CHECKING:
@@ -119,17 +127,37 @@ def _guard(launch: Launch) -> None:
         if launch.ready >= 0:
             os.close(launch.ready)
             launch = replace(launch, ready=-1)
-        if _wait_for(pid, stopping):
+        status = _wait_for(pid, stopping)
+        if os.waitstatus_to_exitcode(status) in MEANT_ENDS or is_over(spool):
             break
-        # Told to stop by `stop()`, or long ago by a signal: what is left stays.
-        if spool.control()[STATE] >= State.STOPPING or stopping.is_over():
-            break
+        spool.set_control(ENGINE_ENDED, status + 1)
+        if stopping.is_over() or _is_too_late(spool):
+            break  # what is left stays
         if time.monotonic() - begun >= _STEADY_S:
             backoff_s = 0.0
         if waited_for(STOP_SIGNALS, backoff_s):
             stopping.begin()
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
     lock.release()
+
+
+def is_over(spool: Spool) -> bool:
+    """Tell whether a dead engine needs no other: its spool is gone.
+
+    One that died while it deleted the spool had delivered all; the rest is done here.
+    """
+    if spool.was_removing():
+        spool.remove()
+    return spool.is_deleted()
+
+
+def _is_too_late(spool: Spool) -> bool:
+    """Tell whether the time that `stop()` gave is over. A drain outlives an engine."""
+    control = spool.control()
+    deadline_ns = control[DEADLINE]
+    return control[STATE] == State.STOPPED or (
+        control[STATE] == State.STOPPING and 0 < deadline_ns <= time.monotonic_ns()
+    )
 
 
 class Stopping:
@@ -194,8 +222,8 @@ def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
         os._exit(status)
 
 
-def _wait_for(engine: int, stopping: Stopping) -> bool:
-    """Wait until the engine ends, passing signals on; True if it meant to end."""
+def _wait_for(engine: int, stopping: Stopping) -> int:
+    """Wait until the engine ends, passing signals on; return its wait status."""
     if stopping.is_on:
         os.kill(engine, signal.SIGTERM)  # the one before it died of something else
     while True:
@@ -206,7 +234,7 @@ def _wait_for(engine: int, stopping: Stopping) -> bool:
             continue
         pid, status = os.waitpid(engine, os.WNOHANG)
         if pid == engine:
-            return os.waitstatus_to_exitcode(status) in MEANT_ENDS
+            return status
 
 
 if __name__ == "__main__":

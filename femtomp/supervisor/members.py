@@ -97,8 +97,7 @@ class Member:
                 position, counters = cursor or Cursor()
                 missed = Counters()
                 while position.segment <= number:
-                    frames, damaged = self.lane.count_segment(position)
-                    missed = missed.plus(Counters(evicted=frames, corrupt=damaged))
+                    missed = missed.plus(_rest(self.lane, position))
                     position = Position(
                         position.segment + 1, seg.FRAMES_AT, position.side
                     )
@@ -151,6 +150,13 @@ class Member:
     def unlink(self, directory: int) -> None:
         """Delete the lane's files, `.own` last: until then it is found again."""
         names = [seg.segment_name(self.lane.epoch, n) for n in self.lane.segments]
+        # What the owner was making when it was killed has a temporary name still.
+        begun = f".{self.lane.epoch}."
+        names += [
+            name
+            for name in os.listdir(directory)
+            if name.startswith(begun) and name.endswith(".tmp")
+        ]
         names += [
             f"{self.lane.epoch}.{kind}" for kind in ("side", "pull", "cur", "own")
         ]
@@ -159,6 +165,17 @@ class Member:
                 os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 pass  # reaped before, by an engine that died in between
+
+
+def _rest(lane: Lane, position: Position) -> Counters:
+    """Count what lies behind a position in its segment."""
+    evicted = corrupt = 0
+    number, offset = position.segment, position.offset
+    while (found := lane.find(number, offset)) is not None:
+        evicted += len(found.frames)
+        corrupt += found.corrupt
+        offset = found.after
+    return Counters(evicted=evicted, corrupt=corrupt)
 
 
 def open_member(

@@ -212,6 +212,12 @@ class Poller:
         for member in self.members.values():
             member.lane.retire()
 
+    def readmit(self) -> None:
+        """Take back what an engine before this one told the writers when it stopped."""
+        self.scan()
+        for member in self.members.values():
+            member.lane.readmit()
+
     def look_again(self) -> bool:
         """Read every end once more: True if a lane grew since the last look."""
         self.scan()
@@ -232,6 +238,10 @@ class Poller:
             not member.lane.ended or is_alive(member.identity)
             for member in self.members.values()
         )
+
+    def damaged(self) -> tuple[str, ...]:
+        """Return the lanes that are left alone because they cannot be read."""
+        return tuple(self._bad)
 
     def is_drained(self) -> bool:
         """Tell whether every sink has passed the end of every lane."""

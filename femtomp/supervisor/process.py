@@ -1,22 +1,19 @@
 """`Server`: the master's handle on its supervisor.
 
-In: a launched supervisor. Out: what can be asked of it. The handle holds a pidfd, one
-pipe end and the spool; no thread. It is the master's alone: in a forked child `stop`,
-`with` and atexit do nothing.
+In: a pair of guardian and engine. Out: what can be asked of it. The handle holds some
+descriptors and the spool; no thread. It is the master's alone: in a forked child
+`stop`, `with` and atexit do nothing. A pair that was killed is started again first.
 """
 
 from __future__ import annotations
 
 import os
-import select
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import SpoolError
-from femtomp.lanes.liveness import start_ticks
-from femtomp.lanes.spool import DEADLINE, ENGINE, ENGINE_TICKS, STATE, Spool, State
+from femtomp.lanes.spool import DEADLINE, STATE, Spool, State
 from femtomp.supervisor.stats import (
     DrainReport,
     ServerStats,
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from femtomp.lanes.queue import Queue
-    from femtomp.supervisor.launch import Supervisor
+    from femtomp.supervisor.pair import Pair
 
 # What the supervisor gets beyond a stop's own time before it is killed.
 _STOP_GRACE_S: Final = 2.0
@@ -55,7 +52,7 @@ class Server:
     def __init__(
         self,
         spool: Spool,
-        supervisor: Supervisor | None,
+        pair: Pair | None,
         *,
         queue: Queue,
         worker_init: Callable[..., None],
@@ -65,7 +62,7 @@ class Server:
         self.queue: Final = queue
         self.worker_init: Final = worker_init
         self._spool = spool
-        self._supervisor = supervisor
+        self._pair = pair
         self._on_end = on_end
         self._master = os.getpid()
         self._report: DrainReport | None = None
@@ -73,7 +70,7 @@ class Server:
     @property
     def pid(self) -> int:
         """Of the guardian; 0 for a handle that is only attached."""
-        return self._supervisor.pid if self._supervisor is not None else 0
+        return self._pair.pid if self._pair is not None else 0
 
     def __repr__(self) -> str:
         return f"<femtomp.Server pid={self.pid} spool={str(self.spool)!r}>"
@@ -93,7 +90,12 @@ class Server:
 
     def is_mine(self) -> bool:
         """Tell whether this process started the supervisor."""
-        return self._supervisor is not None and os.getpid() == self._master
+        return self._pair is not None and os.getpid() == self._master
+
+    def _ensure(self) -> None:
+        """Have a pair that was killed started again."""
+        if self._pair is not None and self._report is None:
+            self._pair.ensure()
 
     def stats(self) -> ServerStats:
         """Return what became of all records, read from the files.
@@ -106,6 +108,7 @@ class Server:
         if not self._spool.exists():
             msg = f"the spool {self.spool} is gone: the server was stopped"
             raise SpoolError(2, msg)
+        self._ensure()
         return read_stats(self._spool)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
@@ -123,7 +126,9 @@ class Server:
         """
         if not self._spool.exists():
             return self._report is not None and self._report.drained
-        return wait_delivered(self._spool, timeout)
+        self._ensure()
+        tend = self._pair.tend if self._pair is not None else None
+        return wait_delivered(self._spool, timeout, tend)
 
     def stop(self, timeout: float | None = 10.0) -> DrainReport:
         """Deliver what the lanes hold, end the supervisor and say what was left.
@@ -133,25 +138,28 @@ class Server:
         Parameters
         ----------
         timeout : float or None
-            Seconds for the delivery; None for no limit.
+            Seconds for the delivery; None for no limit. If guardian and engine were
+            killed, others are started for it first, which takes 10 s at most.
 
         Returns
         -------
         DrainReport
         """
         begun = time.monotonic()
-        if self._supervisor is None:
+        if self._pair is None:
             drained = self.flush(timeout)
             return DrainReport(drained, duration_s=time.monotonic() - begun)
         if not self.is_mine():
             return DrainReport()
         if self._report is None:
-            self._end(self._supervisor, timeout)
+            self._ensure()
+            self._end(self._pair, timeout)
             self._report = self._reported(time.monotonic() - begun)
-            self._let_go(self._supervisor)
+            self._on_end(self)
+            self._pair.close()
         return self._report
 
-    def _end(self, supervisor: Supervisor, timeout: float | None) -> None:
+    def _end(self, pair: Pair, timeout: float | None) -> None:
         try:
             deadline_ns = (
                 0 if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
@@ -162,35 +170,7 @@ class Server:
             self._spool.set_control(STATE, State.STOPPING)
         except OSError:
             pass  # the spool was deleted: there is nothing to drain
-        if _has_ended(supervisor.pidfd):
-            self._signal_engine(signal.SIGTERM)  # the guardian is dead: ask its engine
-        else:
-            _signal(supervisor.pidfd, signal.SIGTERM)
-        patience = None if timeout is None else timeout + _STOP_GRACE_S
-        if not self._wait_ended(supervisor, patience):
-            _signal(supervisor.pidfd, signal.SIGKILL)
-            self._signal_engine(signal.SIGKILL)
-
-    def _signal_engine(self, number: signal.Signals) -> None:
-        control = self._spool.control()
-        if control[ENGINE] and start_ticks(control[ENGINE]) == control[ENGINE_TICKS]:
-            os.kill(control[ENGINE], number)
-
-    def _wait_ended(self, supervisor: Supervisor, patience: float | None) -> bool:
-        deadline = None if patience is None else time.monotonic() + patience
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not _has_ended(supervisor.pidfd, left):
-                return False
-            control = self._spool.control()
-            if (
-                start_ticks(control[ENGINE]) != control[ENGINE_TICKS]
-                or not control[ENGINE]
-            ):
-                return True
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            time.sleep(0.005)
+        pair.end(None if timeout is None else timeout + _STOP_GRACE_S)
 
     def _reported(self, duration_s: float) -> DrainReport:
         if not self._spool.exists():
@@ -202,21 +182,7 @@ class Server:
             self._spool.remove()
         left = None if drained else self.spool
         refused = {name: sink.refused for name, sink in stats.sinks.items()}
-        return DrainReport(drained, pending, stats.dropped, refused, left, duration_s)
-
-    def _let_go(self, supervisor: Supervisor) -> None:
-        self._on_end(self)
-        os.close(supervisor.pidfd)
-        os.close(supervisor.lifetime)
-
-
-def _has_ended(pidfd: int, timeout: float | None = 0.0) -> bool:
-    # A pidfd is readable when its process has ended, whoever reaps it, and whenever.
-    return bool(select.select([pidfd], [], [], timeout)[0])
-
-
-def _signal(pidfd: int, number: signal.Signals) -> None:
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        pass  # it ended by itself
+        quarantined = {name: sink.quarantined for name, sink in stats.sinks.items()}
+        return DrainReport(
+            drained, pending, stats.dropped, refused, quarantined, left, duration_s
+        )

@@ -23,9 +23,10 @@ from femtomp.supervisor.notes import note
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from femtomp.errors import CodecError
+    from femtomp.lanes.chunk import Chunk
     from femtomp.record import Record
-    from femtomp.supervisor.batch import Batch, Stream
+    from femtomp.supervisor.batch import Batch, Step, Stream
+    from femtomp.supervisor.losses import Losses
     from femtomp.supervisor.members import Member
 
 # Enough to amortise a system call or request; also the most that can come twice.
@@ -48,6 +49,8 @@ class Pump(threading.Thread):
         Makes the driver, in this thread; what it raises is `failure`.
     members : mapping
         The engine's table; the poller adds to it and takes from it.
+    losses : Losses, optional
+        What is to be said to the sink beside its records.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class Pump(threading.Thread):
         severity: int,
         build: Callable[[], Driver],
         members: Mapping[str, Member],
+        losses: Losses | None = None,
     ) -> None:
         super().__init__(name=f"femtomp-{name}", daemon=True)
         self.sink: Final = name
         self._severity = severity
         self._build = build
         self._members = members
+        self._losses = losses
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
@@ -80,12 +85,14 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         while not self._finished:
+            self._say_losses(driver)
             batch = self._collect()
             if batch is not None:
                 self._deliver(driver, batch)
             else:
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
+        self._say_losses(driver)
         driver.close()
 
     def finish(self) -> None:
@@ -105,8 +112,7 @@ class Pump(threading.Thread):
             # Another lane is first each time: none can starve the others.
             member = members[(index + self._turn) % len(members)]
             found = self._streams(member)
-            if found and member.cursors.cursors[self.sink] is None:
-                own.append(member.started(_first_time(found)))
+            own += self._announced(member, found)
             streams += found
             room -= sum(len(stream.fates) for stream in found)
             if room <= 0:
@@ -121,20 +127,49 @@ class Pump(threading.Thread):
             return []
         base = Cursor(position, cursor.counters)
         return [
-            sort_out(
-                lane.epoch, base, chunk, self._severity,
-                member.resource, member.of_process, self._damaged,
-            )
+            self._sorted(member, base, chunk)
             for chunk in (lane.read(position), lane.read_side(position))
             if chunk is not None
-        ]  # fmt: skip
+        ]
 
-    def _damaged(self, exc: CodecError) -> None:
-        note(f"{self.sink}:damaged", f"a record cannot be read, counted: {exc}")
+    def _sorted(self, member: Member, base: Cursor, chunk: Chunk) -> Stream:
+        return sort_out(
+            member.lane.epoch, base, chunk, self._severity,
+            member.resource, member.of_process, self._damaged,
+        )  # fmt: skip
+
+    def _announced(self, member: Member, found: list[Stream]) -> list[Record]:
+        """Return the event that comes before a lane's first record, if it is due."""
+        cursor = member.cursors.cursors[self.sink]
+        if not found or (cursor is not None and not _is_untouched(cursor)):
+            return []
+        event = member.started(_first_time(found))
+        return [event] if event.severity_number >= self._severity else []
+
+    def _damaged(self, exc: Exception) -> None:
+        problem = str(exc) or type(exc).__name__
+        note(f"{self.sink}:damaged", f"a record cannot be read, counted: {problem}")
 
     # -- to the destination ----------------------------------------------------------
 
-    def _deliver(self, driver: Driver, batch: Batch) -> None:
+    def _say_losses(self, driver: Driver) -> None:
+        """Hand over what is to be said of losses, in a batch of its own."""
+        if self._losses is None:
+            return
+        if not self._finished and self._losses.is_due(self.sink):
+            records = self._losses.records(self.sink, self._severity)
+            if records and self._deliver(driver, merge([], records)):
+                self._losses.reached(self.sink)
+        # At the end whatever is new, tried once. Before it, what was begun may be open.
+        while self._finished and (
+            records := self._losses.records(self.sink, self._severity, at_last=True)
+        ):
+            if isinstance(self._write(driver, records), RetryAfter):
+                return
+            self._losses.reached(self.sink)
+
+    def _deliver(self, driver: Driver, batch: Batch) -> bool:
+        """Write until the driver is done with it; False if told to end before."""
         done = refused = 0
         committed: Done | None = None
         while done < len(batch.records) and not self._finished:
@@ -163,6 +198,7 @@ class Pump(threading.Thread):
                     committed = Done(done, refused)
                 self._wait(outcome)
         self._commit(batch, Done(done, refused), committed)
+        return done == len(batch.records)
 
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
         """Write, and find the one record that breaks the driver, if one does."""
@@ -197,12 +233,21 @@ class Pump(threading.Thread):
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
         for epoch, steps in progress(batch, done, before).items():
             member = self._members.get(epoch)
-            if member is None:
-                continue
-            try:
-                member.advance(self.sink, steps)
-            except OSError as exc:
-                note(f"cursor:{epoch}", f"cursor of {self.sink} not written: {exc}")
+            if member is not None:
+                self._move(member, steps)
+
+    def _move(self, member: Member, steps: Sequence[Step]) -> None:
+        try:
+            member.advance(self.sink, steps)
+        except OSError as exc:
+            text = f"cursor of {self.sink} not written: {exc}"
+            note(f"cursor:{member.lane.epoch}", text)
+
+
+def _is_untouched(cursor: Cursor) -> bool:
+    """Tell whether all that was counted so far was stepped over, unseen by the sink."""
+    counters = cursor.counters
+    return 0 < counters.quarantined + counters.evicted == sum(counters)
 
 
 def _first_time(streams: list[Stream]) -> int:

@@ -22,13 +22,16 @@ from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.space import default_quota
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.options import ServerConfig, ServerOptions, check_options
-from femtomp.supervisor.launch import launch
+from femtomp.supervisor.adoption import Taken, Wanted, adopt, create
+from femtomp.supervisor.launch import Launcher, launch
+from femtomp.supervisor.pair import Pair
 from femtomp.supervisor.process import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Unpack
+    from typing import Self, Unpack
 
+    from femtomp.lanes.lock import Lock
     from femtomp.lanes.queue import Queue
 
 SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
@@ -61,6 +64,7 @@ def start(
     config: object,
     make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
     make_init: Callable[[str], Callable[..., None]],
+    watch: Callable[[str, Callable[[], None] | None], None],
     **options: Unpack[ServerOptions],
 ) -> Server:
     """Start a supervisor; see `femtomp.start_server`, which fills in the makers."""
@@ -88,7 +92,7 @@ def start(
     lane_quota = min(quota, options.get("lane_quota_bytes", quota // 2))
     options["lane_quota_bytes"] = lane_quota
     told = ServerConfig(
-        name=name or str(attributes["service.name"]),
+        name=str(name or attributes["service.name"]),
         sinks=resolved,
         resource=attributes,
         level=level_number(
@@ -96,32 +100,73 @@ def start(
         ),
         **options,
     )
-    spool = place.create(
-        parent,
+    wanted = Wanted(
         told.name,
-        level=told.level,
-        sinks=tuple(str(sink.name) for sink in resolved),
-        master={"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
-        workers=workers,
+        _guessed_from(name, resource),
+        told.level,
+        tuple(str(sink.name) for sink in resolved),
+        {"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
+        workers,
+        attributes,
     )
-    try:
-        supervisor = launch(told, spool)
-    except BaseException:
-        spool.remove()
-        spool.close()
-        raise
+    spool, lock, pair = _take_and_launch(parent, wanted, told)
     path = spool.path
+
+    def forget(server: Server) -> None:
+        watch(path, None)
+        _forget(server)
+        lock.release()
+
     server = Server(
         spool,
-        supervisor,
+        pair,
         queue=make_queue(path, attributes),
         worker_init=make_init(path),
-        on_end=_forget,
+        on_end=forget,
     )
+    watch(path, pair.tend)
+    server.queue.tend = pair.tend
     os.environ[SPOOL_VARIABLE] = path
     atexit.register(_stop_at_exit)
     _running = server
     return server
+
+
+def _take_and_launch(
+    parent: Path, wanted: Wanted, told: ServerConfig
+) -> tuple[Spool, Lock, Pair]:
+    """Find or make a spool, and have it served."""
+    taken = adopt(parent, wanted)
+    if taken is not None:
+        try:
+            return taken.spool, taken.lock, _launch(taken.spool, told)
+        except SpoolError:
+            # Somebody serves it who holds no lock of a master's: leave it to them.
+            _let_go(taken)
+        except BaseException:
+            _let_go(taken)
+            raise
+    taken = create(parent, wanted)
+    try:
+        return taken.spool, taken.lock, _launch(taken.spool, told)
+    except BaseException:
+        taken.spool.remove()
+        _let_go(taken)
+        raise
+
+
+def _launch(spool: Spool, told: ServerConfig) -> Pair:
+    launcher = Launcher(told, spool)
+    try:
+        return Pair(spool, launcher, launch(launcher))
+    except BaseException:
+        launcher.close()
+        raise
+
+
+def _let_go(taken: Taken) -> None:
+    taken.spool.close()
+    taken.lock.release()
 
 
 def _workers(uid: int | None, gid: int | None) -> tuple[int, int] | None:
@@ -200,10 +245,47 @@ def _is_multiprocessing_child() -> bool:
     return bool(inheriting) or process.parent_process() is not None
 
 
+class GuessedName(str):
+    """A name that nobody gave; a spool of it is adopted for the same source only.
+
+    Parameters
+    ----------
+    name : str
+    source : str
+        What it was guessed from: a script's path, a command; "": nothing that lasts.
+    """
+
+    source: str
+    __slots__ = ("source",)
+
+    def __new__(cls, name: str, source: str) -> Self:
+        """Make the name, and note its source."""
+        made = super().__new__(cls, name)
+        made.source = source
+        return made
+
+
+def _guessed_from(name: str | None, given: Mapping[str, object] | None) -> str | None:
+    """Return what the server's name was guessed from; None if somebody said it."""
+    if isinstance(name, GuessedName):
+        return name.source
+    if name or "service.name" in _said_resource(given):
+        return None
+    script = (getattr(sys, "argv", None) or [""])[0]
+    return str(Path(script).absolute()) if script and Path(script).is_file() else ""
+
+
 def _resource(
     given: Mapping[str, object] | None, name: str | None
 ) -> dict[str, object]:
     """Merge the resource: arguments over OTEL_* over what can be guessed."""
+    merged = _said_resource(given)
+    script = Path((getattr(sys, "argv", None) or [""])[0]).stem
+    merged.setdefault("service.name", str(name or script.lstrip("-") or "python"))
+    return merged
+
+
+def _said_resource(given: Mapping[str, object] | None) -> dict[str, object]:
     merged: dict[str, object] = {}
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         word, equals, text = pair.partition("=")
@@ -216,6 +298,4 @@ def _resource(
             msg = f"resource: {key!r}: {value!r} must be str: str, number or bool"
             raise ConfigError(msg)
         merged[key] = value
-    script = Path((getattr(sys, "argv", None) or [""])[0]).stem
-    merged.setdefault("service.name", name or script.lstrip("-") or "python")
     return merged

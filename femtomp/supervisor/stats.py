@@ -16,14 +16,16 @@ from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive
-from femtomp.lanes.reader import End, Lane, scan
+from femtomp.lanes.reader import Lane, scan
 from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from femtomp.lanes.chunk import End
     from femtomp.lanes.spool import Spool
 
 _POLL_FIRST_S: Final = 0.001
@@ -109,6 +111,8 @@ class DrainReport:
         Records that could not be kept while the server ran, by reason.
     refused : dict of str to int
         Records that a sink's destination would not take, by sink.
+    quarantined : dict of str to int
+        Records that killed the engine and were stepped over, by sink.
     spool : Path or None
         Where what is left lies; None if nothing is.
     duration_s : float
@@ -118,6 +122,7 @@ class DrainReport:
     pending: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
     spool: Path | None = None
     duration_s: float = 0.0
 
@@ -134,7 +139,7 @@ def read_stats(spool: Spool) -> ServerStats:
             for lane in open_lanes(spool).values()
             if not before.has(lane.epoch) and (stats := _lane_stats(spool, lane))
         ]
-        if before.is_whole() and read_totals(spool.lanes) == before:
+        if before.is_whole(spool.sinks) and read_totals(spool.lanes) == before:
             break
     started = before.started()
     dropped = before.dropped()
@@ -205,7 +210,9 @@ def _counts(stats: SinkStats) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def wait_delivered(spool: Spool, timeout: float | None) -> bool:
+def wait_delivered(
+    spool: Spool, timeout: float | None, tend: Callable[[], None] | None = None
+) -> bool:
     """Wait until every sink has passed what the lanes hold now.
 
     Parameters
@@ -213,6 +220,8 @@ def wait_delivered(spool: Spool, timeout: float | None) -> bool:
     spool : Spool
     timeout : float or None
         Seconds; None for no limit.
+    tend : callable, optional
+        Called while waiting: sees to it that there is an engine to wait for.
 
     Returns
     -------
@@ -228,6 +237,8 @@ def wait_delivered(spool: Spool, timeout: float | None) -> bool:
             return True
         if deadline is not None and time.monotonic() >= deadline:
             return False
+        if tend is not None:
+            tend()
         time.sleep(wait_s)
         wait_s = min(_POLL_MAX_S, wait_s * 2)
 

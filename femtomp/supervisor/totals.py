@@ -2,14 +2,15 @@
 
 In: a drained lane. Out: sums in `lanes/ffffffffffffffffffffffff.cur`, which has the
 format of any cursor file. A slot's position holds the name of the lane added last
-instead of a place: an engine that died between adding a lane and unlinking it does not
-add it again, because lanes are reaped one at a time.
+instead of a place. Lanes are reaped one at a time, and what an engine died over is
+finished before anything else: so none is added twice, or to some of the sums only.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import (
     Counters,
@@ -19,6 +20,9 @@ from femtomp.lanes.cursor import (
     read_cursors,
     sink_key,
 )
+from femtomp.lanes.reader import scan
+from femtomp.supervisor.members import open_member
+from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
     from femtomp.supervisor.members import Member
@@ -37,9 +41,27 @@ class Totals:
         self._file = CursorFile(
             directory, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _STARTED)
         )
+        self._finish(directory, sinks)
+
+    def _finish(self, directory: int, sinks: tuple[str, ...]) -> None:
+        """Add and unlink the lane that an engine died over, if one did."""
+        marks = {c.position for c in self._file.cursors.values() if c is not None}
+        for epoch in map(_epoch, marks):
+            try:
+                member = open_member(directory, epoch, sinks, {})
+            except FileNotFoundError:
+                continue  # nothing was left to do
+            except (OSError, CodecError) as exc:
+                note("totals", f"lane {epoch} cannot be counted to its end: {exc}")
+                continue
+            self.add(epoch, member)
+            scan(directory, {epoch: member.lane}, lambda _: None)
+            member.unlink(directory)
 
     def add(self, epoch: str, member: Member) -> None:
         """Add a drained lane, once."""
+        if not member.lane.exists():
+            return  # another engine did, and had unlinked all of it
         words = member.lane.read_own()[1]
         sums = {
             name: (cursor or Cursor()).counters
@@ -82,14 +104,22 @@ class ReadTotals(NamedTuple):
         cursor = self.cursors.get(sink_key(_STARTED), Cursor())
         return cursor.position == _mark(epoch)
 
-    def is_whole(self) -> bool:
-        """Tell whether no lane was half added when the file was read."""
-        return len({cursor.position for cursor in self.cursors.values()}) <= 1
+    def is_whole(self, sinks: tuple[str, ...]) -> bool:
+        """Tell whether no lane was half added when the file was read.
+
+        Sinks that the server has no more stay where they were when it still had them.
+        """
+        keys = [sink_key(name) for name in (*sinks, _DROPPED, _STARTED)]
+        return len({self.cursors[k].position for k in keys if k in self.cursors}) <= 1
 
 
 def read_totals(directory: int) -> ReadTotals:
     """Read the sums of all reaped lanes."""
     return ReadTotals(read_cursors(directory, EPOCH))
+
+
+def _epoch(mark: Position) -> str:
+    return f"{mark.segment | mark.offset << 32 | mark.side << 64:024x}"
 
 
 def _mark(epoch: str) -> Position:

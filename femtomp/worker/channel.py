@@ -23,7 +23,7 @@ from femtomp.errors import CodecError
 # Both, now: an import in a forked child waits for ever if a thread of its parent was in
 # the middle of the same import.
 from femtomp.lanes import appending, mapped  # noqa: F401
-from femtomp.lanes.segment import close_known
+from femtomp.lanes.segment import RETIRED, close_known
 from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.space import Overflow, count_unkept, read_space
 from femtomp.lanes.spool import STATE, Spool, State
@@ -73,6 +73,8 @@ class Channel:
         # between these two, which keeps the clock from being asked once more a call.
         self.append: Callable[[bytes], bool] = _no_lane
         self.fresh_from = self.fresh_until = 0.0
+        # The master's: sees to its supervisor, at most once in CHECK_S, never raises.
+        self.tend: Callable[[], None] | None = None
         self._inherited: list[tuple[int, int, int]] = []
         self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
@@ -82,22 +84,27 @@ class Channel:
         self._retry_at = 0.0
         self._warned = False
 
-    def send(self, payload: bytes) -> Sent:
+    def send(self, payload: bytes, *, again: bool = False) -> Sent:
         """Append a payload to the lane, and open one if need be.
 
-        Handlers call `append` themselves meanwhile; this does what is due besides.
+        Handlers call `append` themselves meanwhile; this does what is due besides. If
+        that has said that the lane is lost it is `again`, and a retired lane has the
+        record already: it must not be there twice, the next server may read it.
         """
         lane = self._lane
-        if lane is not None:
+        if lane is not None and not (again and lane.words[RETIRED]):
             now = time.time()
+            due = not self.fresh_from <= now < self.fresh_until
             try:
-                if not self.fresh_from <= now < self.fresh_until:
+                if due:
                     lane.check()
                     self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
                 kept = lane.append(payload)
             except LaneLostError:
                 pass
             else:
+                if due and self.tend is not None:
+                    self.tend()
                 return Sent.KEPT if kept else Sent.DROPPED
         return self._send_anew(payload, lane)
 
@@ -110,6 +117,8 @@ class Channel:
             except LaneLostError:
                 self._lose_lane()
             else:
+                if self.tend is not None:
+                    self.tend()
                 return Sent.KEPT if kept else Sent.DROPPED
         self.dropped += 1
         if self._is_full:
@@ -204,6 +213,10 @@ class Channel:
                 f"records go to stderr until it can be used (tried every {RETRY_S:g} s)"
             )
 
+    def try_again(self) -> None:
+        """Look at the spool at once, though it could not be used a moment ago."""
+        self._retry_at = 0.0
+
     def _close_inherited(self) -> None:
         """Close the parent's descriptors, unless the user has put others there."""
         lane, self._inherited_lane = self._inherited_lane, None
@@ -225,6 +238,7 @@ class Channel:
         """Begin anew in a forked child: no lane, no lock, the parent's counts gone."""
         self.pid = os.getpid()
         self.dropped = 0
+        self.tend = None
         if self._lane is not None and self._spool is not None:
             self._inherited_lane = self._lane
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
@@ -248,6 +262,14 @@ def channel(path: str) -> Channel:
             fork.on_fork(_reset_all)
         found = _channels.setdefault(path, Channel(path))
     return found
+
+
+def watch(path: str, tend: Callable[[], None] | None) -> None:
+    """Have the master's log calls see to its supervisor; `None` ends that."""
+    way = channel(path)
+    way.tend = tend
+    if tend is not None:
+        way.try_again()
 
 
 def close_channel(path: str) -> None:

@@ -104,8 +104,11 @@ class WorkerHandler(logging.Handler):
                 # The hot path: `emit`, when nothing is due besides.
                 way.append(from_log_record(record, way.pid))
                 return True
-        except (LaneLostError, TypeError):
-            pass  # another lane; or `created` is no number, in a record from elsewhere
+        except LaneLostError:
+            self._emit(record, again=True)
+            return True
+        except TypeError:
+            pass  # `created` is no number, in a record from elsewhere
         except _OWN_FAULTS as exc:
             self._give_up(record, exc)
             return True
@@ -114,6 +117,9 @@ class WorkerHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Capture the record and append it to the lane, opening one if need be."""
+        self._emit(record, again=False)
+
+    def _emit(self, record: logging.LogRecord, *, again: bool) -> None:
         try:
             if not mark[0]:
                 catch_up()
@@ -121,7 +127,9 @@ class WorkerHandler(logging.Handler):
             if way is None:
                 if self._missing != "ignore":
                     self._fall_back(record)
-            elif way.send(from_log_record(record, way.pid)) is Sent.NOWHERE:
+            elif (
+                way.send(from_log_record(record, way.pid), again=again) is Sent.NOWHERE
+            ):
                 self._fall_back(record)
         except _OWN_FAULTS as exc:
             self._give_up(record, exc)

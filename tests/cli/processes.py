@@ -25,6 +25,7 @@ class Command:
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("FEMTOMP_", "OTEL_", "PYTEST_"))
+            or name == "FEMTOMP_SPOOL_PARENT"
         }
         name, _, value = self._mark.partition("=")
         self.process = subprocess.Popen(

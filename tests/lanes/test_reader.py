@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import mmap
 import os
 import struct
 import threading
@@ -147,6 +148,20 @@ def test_reader_beside_a_writer_misses_nothing(lanes, kind, small_segments) -> N
         found += values
     thread.join()
     assert found == list(range(total))
+
+
+def test_reader_maps_nothing(forge, monkeypatch) -> None:
+    """A lane is read without mapping it: its owner may cut the file short at any time,
+    and what is behind the end of a mapped file is SIGBUS.
+    """
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("mapped")
+
+    forge.segment(0, frame.encode(payload_of("value"), 0, SEED))
+    lane = forge.lane()
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    assert drain(lane)[0] == ["value"]
 
 
 @pytest.mark.parametrize("empty", [1, 2])

@@ -182,7 +182,7 @@ def test_nothing_is_written_through_what_was_planted(tmp_path, planted) -> None:
     (tmp_path / "new").mkdir(mode=0o700)
     (tmp_path / "new" / planted).symlink_to(target)
     with pytest.raises(FileExistsError):
-        place._fill(tmp_path / "new", b"{}", None)
+        place._fill(tmp_path / "new", {"worker_uid": None}, {}, None)
     assert target.read_bytes() == b"untouched"
 
 
@@ -192,7 +192,7 @@ def test_new_directory_that_was_replaced_is_not_filled(tmp_path) -> None:
     (tmp_path / "new").mkdir()
     os.chown(tmp_path / "new", 12345, -1)
     with pytest.raises(PermissionError, match="replaced"):
-        place._fill(tmp_path / "new", b"{}", None)
+        place._fill(tmp_path / "new", {"worker_uid": None}, {}, None)
     assert list((tmp_path / "new").iterdir()) == []
 
 

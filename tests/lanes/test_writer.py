@@ -20,11 +20,13 @@ from femtomp.codec import frame
 from femtomp.lanes import segment as seg
 from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Position
+from femtomp.lanes.lock import is_unlocked
 from femtomp.lanes.mapping import kept_for_life
 from femtomp.lanes.writer import LaneLostError
 from femtomp.testing import check_lane
 from tests.components import require, unshare_command
 from tests.lanes.conftest import Lanes, interrupt, payload_of
+from tests.processes.harness import fork
 
 ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -706,6 +708,29 @@ def test_lock_is_held_until_the_owner_dies(lanes, kind, tmp_path) -> None:
     finally:
         child.kill()
         child.communicate()
+
+
+def test_lane_is_locked_and_whole_when_its_name_appears(
+    lanes, kind, monkeypatch
+) -> None:
+    """Whoever finds a lane finds it locked, and with its owner's identity."""
+    rename, looked = os.rename, []
+
+    def look(name: str) -> None:
+        content = (lanes.path / name).read_bytes()
+        assert seg.unpack_own(content, bytes.fromhex(name.partition(".")[0]))[0]
+        descriptor = os.open(lanes.path / name, os.O_RDWR)
+        assert not is_unlocked(descriptor)
+
+    def rename_and_look(source, target, **where) -> None:
+        rename(source, target, **where)
+        if target.endswith(".own"):
+            # By another process: to its holder a lock looks free.
+            looked.append(os.waitpid(fork(look, target), 0)[1])
+
+    monkeypatch.setattr(os, "rename", rename_and_look)
+    lanes.open(kind)
+    assert looked == [0]
 
 
 def test_frames_carry_the_lanes_seed(lanes, kind) -> None:

@@ -12,7 +12,6 @@ import mmap
 import os
 import random
 import signal
-import struct
 import subprocess
 import sys
 import textwrap
@@ -42,7 +41,7 @@ def is_running(pid):
     """Tell whether a process runs; a zombie does not."""
     try:
         return b") Z" not in Path(f"/proc/{pid}/stat").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between two calls
         return False
 
 
@@ -50,15 +49,17 @@ class Returned:
     """A shared word a worker: how many of its log calls have returned."""
 
     def __init__(self, workers):
-        self._words = mmap.mmap(-1, 8 * workers)
+        # One store a word: `struct.pack_into` writes zeros first, and a process killed
+        # between would have said that nothing ever returned.
+        self._words = memoryview(mmap.mmap(-1, 8 * workers)).cast("Q")
         self.workers = workers
 
     def __getitem__(self, worker):
-        return struct.unpack_from("=Q", self._words, 8 * worker)[0]
+        return self._words[worker]
 
     def set(self, worker, count):
         """Say that `count` calls of this worker have returned."""
-        struct.pack_into("=Q", self._words, 8 * worker, count)
+        self._words[worker] = count
 
     def all(self):
         """Return the counts, by worker."""

@@ -156,8 +156,11 @@ def test_only_lanes_belong_to_the_workers(parent, tmp_path):
         name: (0, 0o711),
         "manifest.json": (0, 0o644),
         "control": (0, 0o644),
+        "resource.json": (0, 0o600),
+        "master.lock": (0, 0o600),
         "guardian.lock": (0, 0o600),
         "engine.lock": (0, 0o600),
+        "said": (0, 0o600),
         "lanes": (NOBODY, 0o700),
     }
     assert manifest["worker_uid"] == NOBODY

@@ -15,7 +15,7 @@ import pytest
 import femtomp
 from femtomp.errors import FemtompError
 from femtomp.lanes.spool import STATE, Spool, State
-from femtomp.supervisor.launch import launch
+from femtomp.supervisor.launch import Launcher, launch
 from tests.processes.harness import (
     Attached,
     Returned,
@@ -210,13 +210,15 @@ def test_a_second_supervisor_of_a_spool_is_refused(tmp_path):
             sinks=femtomp.config.resolve_sinks(femtomp.FileSink(path), {}),
         )
         spool = Spool(server.spool)
+        launcher = Launcher(config, spool)
         guardian = spool.control()[1]
         with pytest.raises(FemtompError, match="in use: the guardian"):
-            launch(config, spool)
+            launch(launcher)
         os.kill(guardian, signal.SIGKILL)
         until(lambda: not is_running(guardian), "the guardian is gone")
         with pytest.raises(FemtompError, match="in use: the engine"):
-            launch(config, spool)
+            launch(launcher)
+        launcher.close()
         spool.close()
         with Attached() as log:
             log.info("served")

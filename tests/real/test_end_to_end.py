@@ -204,7 +204,7 @@ def test_journald_may_be_restarted(tmp_path):
 
 
 @pytest.mark.parametrize("stream", ["stderr", "stdout"])
-def test_the_console_is_the_masters_stream(stream):
+def test_the_console_is_the_masters_stream(stream, tmp_path):
     """The console sink writes JSON lines where the master's stream leads."""
     program = (
         "import femtomp, logging\n"
@@ -213,7 +213,12 @@ def test_the_console_is_the_masters_stream(stream):
         "    logging.warning('hello', extra={'n': 1})\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=True,
+        text=True,
+        # Spools that others left would be spoken of on stderr.
+        env={**os.environ, "FEMTOMP_SPOOL_PARENT": str(tmp_path)},
     )
     written = [json.loads(line) for line in getattr(done, stream).splitlines()]
     assert [(r["body"], r["attributes"].get("n")) for r in written][-1] == ("hello", 1)

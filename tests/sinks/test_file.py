@@ -113,6 +113,41 @@ def test_cut_line_that_comes_again_is_taken_back(path, open_sink, cut) -> None:
         assert path.read_bytes() == before + second + third
 
 
+@pytest.mark.parametrize("cut", [1, 20, -1])
+def test_cut_line_may_come_again_later(path, cut) -> None:
+    """It need not be in the first batch, and there is no half line whatever comes."""
+    first, second, third = map(json_line, batch(3))
+    path.write_bytes(first + third[:cut])
+    driver = open_driver(FileSink(path))
+    driver.write(batch(3)[1:2])
+    assert path.read_bytes() == first + second
+    driver.write(batch(3)[2:])
+    driver.close()
+    assert path.read_bytes() == first + second + third
+
+
+def test_cut_line_that_never_comes_again_is_put_back(path) -> None:
+    """At the end it is there, as a line of its own."""
+    first, second, third = map(json_line, batch(3))
+    path.write_bytes(first + third[:-3])
+    driver = open_driver(FileSink(path))
+    driver.write(batch(3)[1:2])
+    driver.close()
+    assert path.read_bytes() == first + second + third[:-3] + b"\n"
+
+
+def test_line_that_somebody_is_writing_is_left_alone(path) -> None:
+    """Where the file grew since it was opened, a cut line is another process's."""
+    first, second, third = map(json_line, batch(3))
+    path.write_bytes(first + third[:-3])
+    driver = open_driver(FileSink(path))
+    with path.open("ab") as other:
+        other.write(third[-3:-2])
+    driver.write(batch(3)[1:2])
+    driver.close()
+    assert path.read_bytes() == first + third[:-2] + b"\n" + second
+
+
 def test_short_writes_are_continued(path, open_sink, monkeypatch) -> None:
     """A write that takes a part only is followed by the rest."""
     real = os.write

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from femtomp.codec.frame import Frame
 from femtomp.errors import CodecError
+from femtomp.lanes.chunk import Chunk
 from femtomp.lanes.cursor import Counters, Cursor, Position
-from femtomp.lanes.reader import Chunk
 from femtomp.lanes.segment import FRAMES_AT, SIDE
 from femtomp.record import Record, Resource
 from femtomp.supervisor.batch import (

@@ -107,7 +107,6 @@ def test_lower_severities_are_filtered_and_counted(pool) -> None:
     assert counters(pool) == Counters(delivered=5, filtered=5)
 
 
-@pytest.mark.xfail(strict=True, reason="the event is handed over whatever the level")
 def test_announcement_has_a_level_too(pool) -> None:
     """A sink for errors is not told that a worker started."""
     pool.log(pool.worker(), "failed", level=40)

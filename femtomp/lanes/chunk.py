@@ -1,0 +1,63 @@
+"""What reading a lane gives: where it ends, frames that were found, records of them.
+
+Values only; `reader` makes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from femtomp.codec.frame import Frame
+    from femtomp.errors import CodecError
+
+
+class End(NamedTuple):
+    """Where a lane ended when it was looked at: last segment, its size, the side's."""
+
+    segment: int = 0
+    size: int = 0
+    side: int = 0
+
+
+class Chunk(NamedTuple):
+    """Consecutive frames of one file of a lane, loaded.
+
+    Attributes
+    ----------
+    number : int
+        The segment, or SIDE.
+    frames : list of Frame
+        Offsets within the chunk; `next` is the place behind each.
+    fields : list
+        For each frame the payload's tuple, or the error that says why there is none.
+    after : int
+        The offset behind all that was looked at, skipped bytes included.
+    corrupt : int
+        Frames that were skipped because their bytes are damaged.
+    base : int
+        Where in the file the chunk begins: add it to the frames' offsets.
+    """
+
+    number: int
+    frames: list[Frame]
+    fields: list[tuple[Any, ...] | CodecError]
+    after: int
+    corrupt: int = 0
+    base: int = 0
+
+
+class Found(NamedTuple):
+    """Frames in bytes that were read; offsets of the frames are within `data`."""
+
+    number: int
+    offset: int
+    data: bytes
+    frames: list[Frame]
+    after: int
+    corrupt: int = 0
+
+    def first(self) -> Found:
+        """Return the first frame alone."""
+        frames = self.frames[:1]
+        return self._replace(frames=frames, after=self.offset + frames[0].next)

@@ -1,0 +1,207 @@
+"""The spool of a new server: one that an earlier server of its name left, or its own.
+
+In: the server's name and what its manifest will say. Out: a spool with this process's
+lock on it. An orphan is not read beside a new spool but served itself: workers that
+still live go on in it, cursors and statistics go on where they were (docs/adr/0006).
+
+What must never happen: two masters with one spool, a record that no sink of the new
+server would ever get, or a spool of another name touched.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from femtomp.errors import SpoolError
+from femtomp.lanes import place
+from femtomp.lanes.lock import MASTER_LOCK, Lock
+from femtomp.lanes.segment import FORMAT_VERSION
+from femtomp.lanes.spool import (
+    DEADLINE,
+    ENGINE,
+    ENGINE_TICKS,
+    GUARDIAN,
+    PULLER,
+    STATE,
+    Spool,
+    State,
+)
+from femtomp.supervisor import orphans
+from femtomp.supervisor.notes import note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from femtomp.supervisor.orphans import Claimed, Found
+
+# A newborn spool looks like an orphan for an instant; that another master takes it
+# twice in a row is not to be expected.
+_MAX_TRIES: Final = 5
+
+
+class Wanted(NamedTuple):
+    """What the manifest of the new server says."""
+
+    name: str
+    script: str | None
+    """What the name was guessed from; None: it was given; "": nothing that lasts."""
+    level: int
+    sinks: tuple[str, ...]
+    master: Mapping[str, Any]
+    workers: tuple[int, int] | None
+    resource: Mapping[str, Any]
+
+
+class Taken(NamedTuple):
+    """A spool for the server, and the lock that makes it this process's."""
+
+    spool: Spool
+    lock: Lock
+    adopted: bool
+
+
+def adopt(parent: Path, wanted: Wanted) -> Taken | None:
+    """Take over a spool that a server of this name left, if one fits.
+
+    What is left alone is said on stderr, with the command that delivers it.
+    """
+    orphans.finish_removals(parent)
+    found = orphans.find(parent)
+    try:
+        left = [each for each in found if orphans.is_left(each)]
+        own = [each for each in left if _is_of(each, wanted)]
+        claimed = [taken for each in own if (taken := _claim(each))]
+    finally:
+        for each in found:
+            os.close(each.descriptor)
+    fitting: list[Claimed] = []
+    for one in claimed:
+        problem = _misfit(one.spool, wanted)
+        if problem:
+            _leave(one, problem)
+        else:
+            fitting.append(one)
+    # Workers that live can change the spool no more: theirs comes first.
+    fitting.sort(key=lambda one: not orphans.has_workers(one.spool))
+    others = [each for each in left if each not in own and _holds_lanes(each)]
+    _warn_of_others(parent, len(others))
+    for one in fitting[1:]:
+        _leave(one, "the server has adopted another one")
+    return _taken_over(fitting[0], wanted) if fitting else None
+
+
+def _is_of(found: Found, wanted: Wanted) -> bool:
+    manifest = found.manifest
+    return (
+        wanted.script != ""
+        and manifest.get("name") == wanted.name
+        and manifest.get("script") == wanted.script
+    )
+
+
+def _holds_lanes(found: Found) -> bool:
+    try:
+        return bool(os.listdir(os.path.join(found.path, "lanes")))
+    except OSError:
+        return False
+
+
+def _warn_of_others(parent: Path, number: int) -> None:
+    if number:
+        what = "spool of another server was" if number == 1 else "spools of others were"
+        note(
+            f"orphans:{parent}",
+            f"{number} {what} left behind in {parent}: "
+            f"`femtomp recover {parent} --sink SINK` delivers what is there",
+        )
+
+
+def _claim(found: Found) -> Claimed | None:
+    try:
+        if orphans.is_known_format(found):
+            return orphans.claim(found)
+    except SpoolError:
+        return None  # another master was faster, or it has gone
+    version = found.manifest["format"]
+    note(
+        f"orphan:{found.path}",
+        f"the spool {found.path} of an earlier server of this name is left alone: it "
+        f"has format {version!r}, this femtomp knows {FORMAT_VERSION}",
+    )
+    return None
+
+
+def _misfit(spool: Spool, wanted: Wanted) -> str:
+    """Say why a spool cannot be served as it is, if it cannot."""
+    manifest = spool.manifest
+    before = manifest.get("worker_uid"), manifest.get("worker_gid")
+    if before != (wanted.workers or (None, None)):
+        return f"its workers' uid and gid are {before[0]} and {before[1]}"
+    gone = [name for name in spool.sinks if name not in wanted.sinks]
+    waiting = orphans.sinks_with_records(spool, gone)
+    if waiting:
+        return f"it has records for {', '.join(waiting)}, which is no sink any more"
+    return ""
+
+
+def _leave(one: Claimed, problem: str) -> None:
+    note(
+        f"orphan:{one.spool.path}",
+        f"the spool {one.spool.path} of an earlier server of this name is left alone: "
+        f"{problem}; `femtomp recover {one.spool.path} --sink SINK` delivers what is "
+        "there",
+    )
+    one.release()
+
+
+def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
+    """Make the spool say that it is the new server's."""
+    path = one.spool.path
+    manifest = {
+        **one.spool.manifest,
+        "level": wanted.level,
+        "sinks": wanted.sinks,
+        "master": dict(wanted.master),
+    }
+    try:
+        place.describe(one.spool.descriptor, manifest, wanted.resource)
+        orphans.readmit(one.spool)
+        # Until the last of these, workers of before find it stopped if it was.
+        for word in (DEADLINE, PULLER, GUARDIAN, ENGINE, ENGINE_TICKS):
+            one.spool.set_control(word, 0)
+        one.spool.set_control(STATE, State.STARTING)
+        spool = Spool(path)  # with its new manifest
+    except OSError as exc:
+        _leave(one, f"it cannot be changed: {exc}")
+        return None
+    one.spool.close()
+    return Taken(spool, one.lock, adopted=True)
+
+
+def create(parent: Path, wanted: Wanted) -> Taken:
+    """Make a spool that was nobody's before.
+
+    Raises
+    ------
+    SpoolError
+        If it cannot be made.
+    """
+    for _ in range(_MAX_TRIES):
+        spool = place.create(
+            parent,
+            wanted.name,
+            level=wanted.level,
+            sinks=wanted.sinks,
+            master=wanted.master,
+            workers=wanted.workers,
+            script=wanted.script,
+            resource=wanted.resource,
+        )
+        try:
+            return Taken(spool, Lock(spool, MASTER_LOCK), adopted=False)
+        except SpoolError:
+            spool.close()  # taken for an orphan, and not lost
+    msg = f"cannot keep a spool of its own in {parent}: others take it at once"
+    raise SpoolError(11, msg)

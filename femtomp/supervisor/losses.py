@@ -1,0 +1,380 @@
+"""Losses and restarts, said as records of femtomp's own in every sink that works.
+
+In: the counters that the files hold anyway. Out: at most one `femtomp.records.lost` and
+one `femtomp.engine.restarted` a sink and interval, and none when there is nothing new.
+They are of no lane and are counted nowhere. Owner: the engine's main thread looks, each
+pump takes what is due to its sink and says when it was delivered.
+
+What was said is kept in `said`: the next engine neither repeats nor forgets it::
+
+    file   64 bytes: 8s magic | u32 version | 12s E | u32 crc          then slots of 512
+    slot   16s sink | u64 number | u64 time_ns | u32 open | u32 deaths
+           | reached: u64 starts | u64 counts[16]
+           | saying: u64 starts | u64 ended | u64 began_ns | u64 counts[16]
+           | zeros | u32 crc at 508
+
+A report is written down as open before it is handed over and as reached when it was
+taken: one that an engine died over comes again as it was, with the same uid, and later
+and later if engines crash each time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from zlib import crc32
+
+from femtomp.errors import CodecError
+from femtomp.lanes.cursor import Counters, Cursor, sink_key
+from femtomp.lanes.resource import worker_resource
+from femtomp.lanes.segment import DROP_REASONS, EPOCH_BYTES, FORMAT_VERSION, drops
+from femtomp.lanes.space import read_unkept
+from femtomp.lanes.spool import ENGINE_ENDED, ENGINE_STARTS, GUARDIAN
+from femtomp.record import Identity, Record
+from femtomp.supervisor.notes import note
+from femtomp.supervisor.poison import Ended, how_it_ended
+from femtomp.supervisor.totals import read_totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from femtomp.lanes.spool import Spool
+    from femtomp.supervisor.members import Member
+
+INTERVAL_S: Final = 10.0
+# Engines that crashed while a report was open, before it waits until it is twice as old
+# after each: it may be what kills them.
+MAX_DEATHS: Final = 3
+_MAX_DOUBLINGS: Final = 20
+
+_MAGIC: Final = b"FMTPSAID"
+_HEADER: Final = struct.Struct("<8sI12sI")
+_HEADER_BYTES: Final = 64
+_COUNTS: Final = 16
+_SLOT: Final = struct.Struct(f"<16sQQII Q{_COUNTS}Q QQQ{_COUNTS}Q")
+_SLOT_BYTES: Final = 512
+_CRC_AT: Final = 508
+_MAX_SLOTS: Final = 64
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+# Where each count is: of the sink, then of the workers' drops by reason.
+_OF_SINK: Final = ("evicted", "refused", "corrupt", "quarantined")
+_NAMES: Final = (*_OF_SINK, *(f"dropped.{reason}" for reason in DROP_REASONS))
+_NOTHING: Final = (0,) * _COUNTS
+_WARNING: Final = (13, "WARNING")
+_ERROR: Final = (17, "ERROR")
+
+
+class Said(NamedTuple):
+    """What one sink was told.
+
+    Attributes
+    ----------
+    number : int
+        Of the last report.
+    time_ns : int
+        When it was made.
+    is_open : bool
+        It is not known whether it arrived.
+    deaths : int
+        Engines that crashed since it is open.
+    starts, counts
+        Up to where everything was said.
+    next_starts, next_ended, next_began_ns, next_counts
+        Up to where the open report goes, and what it says of the engine.
+    """
+
+    number: int = 0
+    time_ns: int = 0
+    is_open: bool = False
+    deaths: int = 0
+    starts: int = 1
+    counts: tuple[int, ...] = _NOTHING
+    next_starts: int = 1
+    next_ended: int = 0
+    next_began_ns: int = 0
+    next_counts: tuple[int, ...] = _NOTHING
+
+
+class Losses:
+    """What is to be said to each sink.
+
+    Parameters
+    ----------
+    spool : Spool
+    base : mapping
+        Resource attributes of the server.
+    """
+
+    def __init__(self, spool: Spool, base: Mapping[str, Any]) -> None:
+        self._spool = spool
+        control = spool.control()
+        self._starts: Final = max(1, control[ENGINE_STARTS])
+        self._ended: Final = control[ENGINE_ENDED]
+        self._began_ns: Final = time.time_ns()
+        self._look_at = 0.0
+        self._now: dict[str, tuple[int, ...]] = {}
+        self._due = dict.fromkeys(spool.sinks, False)
+        self._file = _File(spool, spool.sinks)
+        self._epoch: Final = self._file.epoch
+        if how_it_ended(self._ended) is Ended.CRASHED:
+            for name, said in self._file.said.items():
+                if said.is_open:
+                    self._file.write(name, said._replace(deaths=said.deaths + 1))
+        who = Identity(
+            control[GUARDIAN], 0, 0, 0, "", "femtomp", "supervisor",
+            os.uname().nodename, "",
+        )  # fmt: skip
+        self._resource: Final = worker_resource(who, base, self._epoch)
+
+    def look(self, members: Mapping[str, Member], *, at_last: bool = False) -> None:
+        """Read the counters, once an interval, or once more at the end."""
+        now = time.monotonic()
+        if now < self._look_at and not at_last:
+            return
+        self._look_at = now + INTERVAL_S
+        self._now = _counts(self._spool, list(members.values()))
+        for name in self._due:
+            self._due[name] = self._is_news(name)
+
+    def is_due(self, sink: str) -> bool:
+        """Tell whether there was anything new at the last look; for each batch."""
+        return self._due[sink]
+
+    def _is_news(self, sink: str) -> bool:
+        said = self._file.said[sink]
+        now = self._now.get(sink, _NOTHING)
+        return (
+            said.is_open
+            or said.starts < self._starts
+            or any(a > b for a, b in zip(now, said.counts, strict=True))
+        )
+
+    def records(
+        self, sink: str, severity: int, *, at_last: bool = False
+    ) -> list[Record]:
+        """Return what is to be said to a sink now, of its level; open until `reached`.
+
+        To be called by the sink's own thread alone.
+        """
+        said = self._file.said[sink]
+        now = time.time_ns()
+        if said.is_open:
+            doubled = INTERVAL_S * 2 ** min(said.deaths, _MAX_DOUBLINGS)
+            if said.deaths >= MAX_DEATHS and _is_early(now, said, doubled):
+                return []
+        else:
+            early = _is_early(now, said, INTERVAL_S)
+            if (early and not at_last) or not self._is_news(sink):
+                return []
+            reached = self._now.get(sink, _NOTHING)
+            said = said._replace(
+                number=said.number + 1,
+                time_ns=now,
+                is_open=True,
+                next_starts=self._starts,
+                next_ended=self._ended,
+                next_began_ns=self._began_ns,
+                # Of a lane that cannot be read now nothing is taken back.
+                next_counts=tuple(map(max, reached, said.counts)),
+            )
+            self._file.write(sink, said)
+        made = [self._restarted(said), self._lost(sink, said)]
+        records = [r for r in made if r is not None and r.severity_number >= severity]
+        if not records:
+            self.reached(sink)
+        return records
+
+    def reached(self, sink: str) -> None:
+        """Note that a sink is done with what `records` returned."""
+        said = self._file.said[sink]
+        said = said._replace(
+            is_open=False,
+            deaths=0,
+            starts=said.next_starts,
+            counts=said.next_counts,
+        )
+        self._file.write(sink, said)
+        self._due[sink] = self._is_news(sink)
+
+    def _restarted(self, said: Said) -> Record | None:
+        if said.next_starts <= said.starts:
+            return None
+        ended = _ended_by(said.next_ended)
+        return Record(
+            timestamp=said.next_began_ns,
+            severity_number=_WARNING[0],
+            severity_text=_WARNING[1],
+            logger="femtomp",
+            body=f"the engine was started again: the one before it ended by {ended}",
+            attributes={
+                "femtomp.engine.ended_by": ended,
+                "femtomp.engine.starts": said.next_starts,
+            },
+            resource=self._resource,
+            uid=f"{self._epoch}-restarted-{said.next_starts}",
+            event_name="femtomp.engine.restarted",
+        )
+
+    def _lost(self, sink: str, said: Said) -> Record | None:
+        lost = {
+            name: after - before
+            for name, before, after in zip(
+                _NAMES, said.counts, said.next_counts, strict=False
+            )
+            if after > before
+        }
+        if not lost:
+            return None
+        totals = zip(_NAMES, said.next_counts, strict=False)
+        what = ", ".join(f"{count} {name}" for name, count in lost.items())
+        return Record(
+            timestamp=said.time_ns,
+            severity_number=_ERROR[0],
+            severity_text=_ERROR[1],
+            logger="femtomp",
+            body=f"records were lost to {sink}: {what}",
+            attributes={
+                **{f"femtomp.lost.{name}": count for name, count in lost.items()},
+                **{f"femtomp.lost_total.{name}": n for name, n in totals if n},
+            },
+            resource=self._resource,
+            # What is lost is not the same in every sink, nor is what is said of it.
+            uid=f"{self._epoch}-{sink_key(sink).hex()[:8]}-lost-{said.number}",
+            event_name="femtomp.records.lost",
+        )
+
+
+def _is_early(now_ns: int, said: Said, interval_s: float) -> bool:
+    # A clock that was set back silences nothing.
+    return 0 <= now_ns - said.time_ns < interval_s * 1e9
+
+
+def _counts(spool: Spool, members: list[Member]) -> dict[str, tuple[int, ...]]:
+    """Add up what is lost for each sink, over all lanes there ever were."""
+    totals = read_totals(spool.lanes)
+    dropped = list(totals.dropped().values())
+    # As in the statistics: they came to no lane.
+    dropped[DROP_REASONS.index("quota")] += sum(read_unkept(spool.lanes).values())
+    sums = {name: totals.sink(name) for name in spool.sinks}
+    for member in members:
+        try:
+            words = member.lane.read_own()[1]
+        except (OSError, CodecError) as exc:
+            note("losses", f"drops of lane {member.lane.epoch} cannot be read: {exc}")
+            continue
+        dropped = [a + b for a, b in zip(dropped, drops(words).values(), strict=True)]
+        for name, cursor in member.cursors.cursors.items():
+            sums[name] = sums[name].plus((cursor or Cursor()).counters)
+    return {name: _as_counts(counters, dropped) for name, counters in sums.items()}
+
+
+def _as_counts(counters: Counters, dropped: list[int]) -> tuple[int, ...]:
+    found = [getattr(counters, name) for name in _OF_SINK] + dropped
+    return (*found, *_NOTHING)[:_COUNTS]
+
+
+def _ended_by(status: int) -> str:
+    """Say what the word ENGINE_ENDED means.
+
+    Examples
+    --------
+    >>> _ended_by(0), _ended_by(9 + 1), _ended_by(256 + 1)
+    ('an unknown cause', 'SIGKILL', 'exit status 1')
+    """
+    if status == 0:
+        return "an unknown cause"
+    code = os.waitstatus_to_exitcode(status - 1)
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+class _File:
+    """The file `said`: one slot a sink, each written by that sink's thread alone."""
+
+    def __init__(self, spool: Spool, sinks: tuple[str, ...]) -> None:
+        self.said: Final = dict.fromkeys(sinks, Said())
+        self._slots = {name: index for index, name in enumerate(sinks)}
+        self._descriptor = -1
+        self.epoch = os.urandom(EPOCH_BYTES).hex()
+        try:
+            self._open(spool, sinks)
+        except OSError as exc:
+            note("said", f"what was said is not kept, and may come again: {exc}")
+
+    def _open(self, spool: Spool, sinks: tuple[str, ...]) -> None:
+        self._descriptor = os.open("said", _FLAGS, 0o600, dir_fd=spool.descriptor)
+        size = _HEADER_BYTES + _MAX_SLOTS * _SLOT_BYTES
+        content = os.pread(self._descriptor, size, 0)
+        epoch = content[12:24].hex()
+        if content[:_HEADER_BYTES] == _header(epoch):
+            self.epoch = epoch
+        else:
+            content = _header(self.epoch)
+            # The slots' room now, while there is some.
+            room = bytes(_SLOT_BYTES * len(sinks))
+            os.pwrite(self._descriptor, content + room, 0)
+        found = {key: (index, said) for index, key, said in _slots(content)}
+        free = max((index for index, _ in found.values()), default=-1) + 1
+        for name in sinks:
+            index, self.said[name] = found.get(sink_key(name), (free, Said()))
+            free += index == free
+            self._slots[name] = index
+
+    def write(self, sink: str, said: Said) -> None:
+        self.said[sink] = said
+        if self._descriptor < 0:
+            return
+        at = _HEADER_BYTES + self._slots[sink] * _SLOT_BYTES
+        try:
+            os.pwrite(self._descriptor, _pack(sink_key(sink), said), at)
+        except OSError as exc:
+            note("said", f"what was said is not kept, and may come again: {exc}")
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _header(epoch: str) -> bytes:
+    fields = (_MAGIC, FORMAT_VERSION, bytes.fromhex(epoch).ljust(EPOCH_BYTES, b"\0"))
+    crc = crc32(_HEADER.pack(*fields, 0))
+    return _HEADER.pack(*fields, crc).ljust(_HEADER_BYTES, b"\0")
+
+
+def _pack(key: bytes, said: Said) -> bytes:
+    body = _SLOT.pack(
+        key, said.number, said.time_ns, said.is_open, said.deaths,
+        said.starts, *said.counts,
+        said.next_starts, said.next_ended, said.next_began_ns, *said.next_counts,
+    ).ljust(_CRC_AT, b"\0")  # fmt: skip
+    return body + crc32(body).to_bytes(4, "little")
+
+
+def _slots(content: bytes) -> Iterator[tuple[int, bytes, Said]]:
+    """Yield (index, sink key, what it was told) of the whole slots."""
+    for index in range((len(content) - _HEADER_BYTES) // _SLOT_BYTES):
+        at = _HEADER_BYTES + index * _SLOT_BYTES
+        slot = content[at : at + _SLOT_BYTES]
+        if crc32(slot[:_CRC_AT]) != int.from_bytes(slot[_CRC_AT:], "little"):
+            continue
+        key, number, time_ns, is_open, deaths, starts, *rest = _SLOT.unpack_from(slot)
+        if number:
+            counts, (next_starts, ended, began_ns, *next_counts) = (
+                tuple(rest[:_COUNTS]), rest[_COUNTS:],
+            )  # fmt: skip
+            said = Said(
+                number, time_ns, bool(is_open), deaths, starts, counts,
+                next_starts, ended, began_ns, tuple(next_counts),
+            )  # fmt: skip
+            yield index, key, said

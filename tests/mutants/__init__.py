@@ -1,0 +1,1 @@
+"""Faults put into femtomp on purpose, each of which a named test must find."""

@@ -1,0 +1,281 @@
+"""The mutants: what is changed in which file, and which tests must fail then."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+WORKER_POINTS: Final = "torture:worker-points"
+
+
+class Mutant(NamedTuple):
+    """A fault, the places it is put in, and the tests that must find it.
+
+    `edits` are (old, new): each old text is in the file exactly once. Tests are below
+    `tests/`, or a fault of the torture.
+    """
+
+    name: str
+    file: str
+    edits: tuple[tuple[str, str], ...]
+    tests: tuple[str, ...]
+
+
+def _one(name: str, file: str, old: str, new: str, *tests: str) -> Mutant:
+    return Mutant(name, file, ((old, new),), tests)
+
+
+MUTANTS: Final = (
+    # -- frames and payloads ---------------------------------------------------------
+    _one(
+        "no CRC check", "codec/frame.py",
+        "lane_seed)) != crc:\n            return frames, offset, Tail.BAD",
+        "lane_seed)) is None:\n            return frames, offset, Tail.BAD",
+        "codec/test_frame.py::test_flipped_bit_loses_one_frame_and_forges_none",
+    ),
+    _one(
+        "frames of any lane validate", "codec/frame.py",
+        "return crc32(epoch)", "return 0",
+        "codec/test_frame.py::test_frame_of_another_lane_never_validates",
+    ),
+    _one(
+        "no position check after load", "codec/wire.py",
+        "tell() != frame.end or ", "",
+        "codec/test_wire.py::test_poisoned_record_leaves_all_others_right",
+    ),
+    _one(
+        "a shared Unpickler over ordinary pickles", "codec/wire.py",
+        "and not unpickler.memo.copy()", "and True",
+        "codec/test_wire.py::test_memo_of_one_record_does_not_reach_the_next",
+    ),
+    _one(
+        "the encoder memoises", "codec/wire.py",
+        "pickler.fast = True", "pickler.fast = False",
+        "codec/test_wire.py::test_encoder_writes_no_memo_opcode",
+    ),
+    # -- writers ---------------------------------------------------------------------
+    Mutant(
+        "commit before payload", "lanes/mapped.py",
+        (
+            (
+                "pack_into(segment, end, length, crc, sequence)",
+                ("commit[_COMMIT] = behind\n"
+                "                    pack_into(segment, end, length, crc, sequence)"),
+            ),
+        ),
+        (WORKER_POINTS,),
+    ),
+    Mutant(
+        "call counted after its frame", "lanes/mapped.py",
+        (
+            ("                    words[STARTED] = sequence + 1\n", ""),
+            (
+                "commit[_COMMIT] = behind\n",
+                ("commit[_COMMIT] = behind\n"
+                "                    words[STARTED] = sequence + 1\n"),
+            ),
+        ),
+        (WORKER_POINTS,),
+    ),
+    _one(
+        "no preallocation", "lanes/segment.py",
+        "os.posix_fallocate(descriptor, 0, size)", "os.ftruncate(descriptor, size)",
+        "lanes/test_writer.py::test_full_disk_is_counted_and_passes",
+    ),
+    _one(
+        "flock for lockf", "lanes/segment.py",
+        "fcntl.lockf(descriptor,", "fcntl.flock(descriptor,",
+        "lanes/test_writer.py::test_lock_is_held_until_the_owner_dies",
+    ),
+    Mutant(
+        "named before it is locked", "lanes/segment.py",
+        (
+            (
+                "        if lock:\n            fcntl.lockf(",
+                ("        if lock:\n            os.rename(temporary, name, src_dir_fd="
+                "directory, dst_dir_fd=directory)\n            fcntl.lockf("),
+            ),
+            (
+                "        before_rename(descriptor)\n        os.rename(",
+                "        before_rename(descriptor)\n        lock or os.rename(",
+            ),
+        ),
+        ("lanes/test_writer.py::test_lane_is_locked_and_whole_when_its_name_appears",),
+    ),
+    _one(
+        "a call inside a call is like any other (mmap)", "lanes/mapped.py",
+        "if busy:", "if busy and False:",
+        "lanes/test_writer.py::test_call_inside_a_call_is_kept",
+    ),
+    _one(
+        "a call inside a call is like any other (write)", "lanes/appending.py",
+        "if busy:", "if busy and False:",
+        "lanes/test_writer.py::test_call_inside_a_call_is_kept",
+    ),
+    _one(
+        "an exception leaves the lane busy", "lanes/mapped.py",
+        "                finally:\n                    busy = False",
+        "                finally:\n                    pass",
+        "lanes/test_writer.py::test_appending_goes_on_after_a_thrown_exception",
+    ),
+    _one(
+        "a retired lane is written on", "lanes/mapped.py",
+        "if words[RETIRED]:", "if words[RETIRED] and False:",
+        "lanes/test_writer.py::test_retired_lane_tells_its_writer",
+    ),
+    _one(
+        "the descriptor may be anybody's", "lanes/appending.py",
+        "if lseek(descriptor, 0, current) != end:", "if end < 0:",
+        "lanes/test_writer.py::test_no_frame_gets_into_a_users_file",
+    ),
+    _one(
+        "a torn frame stays", "lanes/writer.py",
+        "os.ftruncate(self._known[which][0], end)", "pass",
+        "lanes/test_writer.py::test_failing_write_is_counted_and_leaves_no_torn_frame",
+    ),
+    _one(
+        "a fork keeps its parent's lane", "worker/channel.py",
+        "        self._spool = None\n        self._lose_lane()\n"
+        "        self._opening = threading.RLock()",
+        "        self._opening = threading.RLock()",
+        "worker/test_handler.py::test_forked_child_has_a_lane_and_a_name_of_its_own",
+    ),
+    _one(
+        "side frames count like others", "lanes/writer.py",
+        "sequence = SIDE_SEQUENCE + number", "sequence = number",
+        "lanes/test_writer.py::test_call_inside_a_call_is_kept",
+    ),
+    Mutant(
+        "forks without hooks go unseen", "worker/handler.py",
+        (
+            ("                and mark[0]\n", ""),
+            (
+                ("            if not mark[0]:\n                catch_up()\n"
+                "            way = self._channel"),
+                "            way = self._channel",
+            ),
+        ),
+        ("worker/test_handler.py::test_raw_fork_without_hooks",),
+    ),
+    # -- reader and cursors ----------------------------------------------------------
+    Mutant(
+        "mmap in the reader", "lanes/reader.py",
+        (
+            ("import os\n", "import mmap\nimport os\n"),
+            (
+                "data = os.pread(descriptor, min(CHUNK_BYTES, size - offset), offset)",
+                ("data = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)"
+                "[offset : min(size, offset + CHUNK_BYTES)]"),
+            ),
+        ),
+        ("lanes/test_reader.py::test_reader_maps_nothing",),
+    ),
+    _one(
+        "what is skipped is not counted", "lanes/reader.py",
+        "offset + place, corrupt=1)", "offset + place, corrupt=0)",
+        "lanes/test_reader.py::test_flipped_bit_costs_one_record_and_is_counted",
+    ),
+    _one(
+        "damage in a live lane is believed at once", "lanes/reader.py",
+        "        now = time.monotonic()\n        place, since",
+        "        return True\n        now = time.monotonic()\n        place, since",
+        "lanes/test_reader.py::"
+        "test_damage_in_a_live_lane_is_stepped_over_after_a_while",
+    ),
+    _one(
+        "cursors overwrite themselves", "lanes/cursor.py",
+        "(2 * pair + generation % 2) * _SLOT_BYTES", "(2 * pair) * _SLOT_BYTES",
+        "lanes/test_cursor.py::test_torn_commit_leaves_the_one_before",
+    ),
+    _one(
+        "damaged cursors are believed", "lanes/cursor.py",
+        'if crc32(slot[:_CRC_AT]) != int.from_bytes(slot[_CRC_AT:], "little"):',
+        "if not any(slot):",
+        "lanes/test_cursor.py::test_flipped_bit_goes_back_one_commit_at_most",
+    ),
+    _one(
+        "a segment that cannot be opened is passed", "lanes/reader.py",
+        "if size is None or position.offset < size:",
+        "if size is not None and position.offset < size:",
+        "lanes/test_reader.py::test_segment_that_cannot_be_opened_is_not_skipped",
+    ),
+    # -- engine ----------------------------------------------------------------------
+    _one(
+        "position moved without its counters", "supervisor/batch.py",
+        ".append(step._replace(counters=counters))",
+        ".append(step._replace(counters=Counters()))",
+        "supervisor/test_batch.py::test_counters_add_up_whatever_prefix_was_accepted",
+    ),
+    _one(
+        "cursor before delivery", "supervisor/pump.py",
+        "        done = refused = 0\n",
+        "        self._commit(batch, Done(len(batch.records)), None)\n"
+        "        done = refused = 0\n",
+        "supervisor/test_pump.py::test_finish_ends_a_pump_that_waits_for_its_destination",
+    ),
+    _one(
+        "the end is read before the lock", "supervisor/poller.py",
+        "            self.scan()\n            member.lane.refresh()\n"
+        "            member.lane.ended = True",
+        "            member.lane.ended = True",
+        "supervisor/test_poller.py::"
+        "test_what_came_before_the_owners_death_is_seen_after_it",
+    ),
+    _one(
+        "a lost lock is a death", "supervisor/poller.py",
+        "and not is_alive(member.identity)", "and True",
+        "supervisor/test_poller.py::test_lane_of_the_living_is_not_deleted",
+    ),
+    Mutant(
+        "unlink before the totals", "supervisor/poller.py",
+        (
+            ("        self._totals.add(epoch, member)\n", ""),
+            (
+                "        member.unlink(self._spool.lanes)",
+                ("        member.unlink(self._spool.lanes)\n"
+                "        self._totals.add(epoch, member)"),
+            ),
+        ),
+        (
+            ("supervisor/test_poller.py::"
+            "test_what_a_dead_engine_was_reaping_is_reaped_first"),
+        ),
+    ),
+    _one(
+        "`.own` is not the last to go", "supervisor/members.py",
+        '("side", "pull", "cur", "own")', '("own", "side", "pull", "cur")',
+        "supervisor/test_poller.py::test_what_a_dead_engine_was_reaping_is_reaped_first",
+    ),
+    _one(
+        "a half-reaped lane comes in its turn", "supervisor/totals.py",
+        "        self._finish(directory, sinks)\n", "",
+        "supervisor/test_poller.py::test_what_a_dead_engine_was_reaping_is_reaped_first",
+    ),
+    _one(
+        "segments freed that a sink needs", "supervisor/poller.py",
+        "reached = min(", "reached = max(",
+        "supervisor/test_poller.py::test_segment_is_kept_for_the_last_sink",
+    ),
+    _one(
+        "half a spool is served for ever", "supervisor/guardian.py",
+        "    if spool.was_removing():\n        spool.remove()\n", "",
+        "supervisor/test_guardian.py::test_a_half_deleted_spool_needs_no_engine",
+    ),
+    _one(
+        "time orders the records of a lane", "supervisor/batch.py",
+        "keys += accumulate((r.timestamp for r in stream.records), max)",
+        "keys += [r.timestamp for r in stream.records]",
+        "supervisor/test_batch.py::"
+        "test_clock_that_is_set_back_keeps_the_order_of_a_lane",
+    ),
+    _one(
+        "a restarted engine reports again", "supervisor/guardian.py",
+        "launch = replace(launch, ready=-1)", "pass",
+        "processes/test_signals.py::test_a_restarted_engine_writes_nothing_of_its_own",
+    ),
+    _one(
+        "a cut line is written behind", "sinks/file.py",
+        "            if self._cut:\n",
+        "            if self._cut and False:\n",
+        "sinks/test_file.py",
+    ),
+)  # fmt: skip
