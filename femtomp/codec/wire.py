@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from femtomp.codec import opcodes
 from femtomp.errors import CodecError
-from femtomp.record import MAX_PAYLOAD_BYTES, Record, Scope, severity_number
+from femtomp.record import Record, Scope, severity_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,8 +56,6 @@ PROTOCOL: Final = 5
 _FIELDS: Final = 14
 _LEVEL_AT: Final = 24
 _INFO: Final = 20
-# Of a record that is far too large, this much of each text is always left.
-_LEAST_SHARE: Final = 64
 _new_tuple: Final = tuple.__new__
 _SEVERITIES: Final = {level: severity_number(level) for level in (10, 20, 30, 40, 50)}
 
@@ -379,41 +377,3 @@ def _with_more(  # noqa: C901 - one branch a key
         msg = f"payload has fields of unexpected types: {exc}"
         raise CodecError(msg) from exc
     return record._replace(**changes)
-
-
-def shrink(fields: tuple[Any, ...], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any, ...]:
-    """Cut the longest strings of a tuple until its payload is at most `limit` bytes.
-
-    Every str or bytes above an equal share of the room is cut to that share and marked;
-    should lists and dicts alone be too much, the attributes are replaced by a mark, and
-    at last the body.
-    """
-    mark = "… [femtomp: truncated, {kept} of {size} kept]"
-    # A quarter: a str takes up to four bytes a character.
-    share = limit // 4
-    while share >= _LEAST_SHARE:
-        cut = _cut(fields, share, mark)
-        if len(encode(cut)) <= limit:
-            return tuple(cut)
-        share //= 4
-    values = list(_cut(fields, _LEAST_SHARE, mark))
-    values[12] = {"femtomp.truncated": "attributes were larger than a record may be"}
-    if len(encode(tuple(values))) > limit:
-        # A body or scope of very many small values.
-        values[5] = f"[femtomp: truncated, a {type(values[5]).__name__}]"
-        values[13] = {k: v for k, v in (values[13] or {}).items() if k != "scope"}
-    return tuple(values)
-
-
-def _cut(value: Any, share: int, mark: str) -> Any:
-    kind = type(value)
-    if kind is str or kind is bytes:
-        if len(value) <= share:
-            return value
-        note = mark.format(kept=share, size=len(value))
-        return value[:share] + (note if kind is str else note.encode())
-    if kind is tuple or kind is list:
-        return kind(_cut(item, share, mark) for item in value)
-    if kind is dict:
-        return {_cut(k, share, mark): _cut(v, share, mark) for k, v in value.items()}
-    return value

@@ -21,6 +21,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import wire
+from femtomp.codec.shrink import shrink
 from femtomp.codec.wire import joined, new_encoder
 from femtomp.record import (
     MAX_ATTRIBUTES,
@@ -205,7 +206,7 @@ def sized(fields: tuple[Any, ...]) -> bytes:
     """Encode a tuple of plain values, cut down if it is more than a record may be."""
     payload = _encode(fields)
     if len(payload) > MAX_PAYLOAD_BYTES:
-        payload = _encode(wire.shrink(fields))
+        payload = _encode(shrink(fields))
     return payload
 
 

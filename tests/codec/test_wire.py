@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from femtomp.codec import frame, wire
+from femtomp.codec.shrink import shrink
 from femtomp.errors import CodecError
 from femtomp.record import MAX_PAYLOAD_BYTES, Record, Resource, Scope
 
@@ -509,7 +510,7 @@ def test_arbitrary_details_never_raise_anything_else(more: dict) -> None:
 def test_large_body_is_cut_below_the_limit_and_marked() -> None:
     """A body of 10 MB becomes one below 4 MiB that begins alike and says so."""
     body = "0123456789" * 1_000_000
-    small = wire.shrink(fields(body=body))
+    small = shrink(fields(body=body))
     assert len(wire.encode(small)) <= MAX_PAYLOAD_BYTES
     kept, _, mark = small[5].partition("…")
     assert body.startswith(kept)
@@ -544,7 +545,7 @@ def test_anything_large_is_cut_below_the_limit(name: str) -> None:
     """Whatever is large, the record still fits, is of the known shape and is marked."""
     values = fields(**LARGE[name])
     assert len(wire.encode(values)) > 65_536
-    payload = wire.encode(wire.shrink(values, 65_536))
+    payload = wire.encode(shrink(values, 65_536))
     assert len(payload) <= 65_536
     assert b"truncated" in payload
     record = record_of(wire.decode(payload))  # type: ignore[arg-type]
@@ -554,4 +555,4 @@ def test_anything_large_is_cut_below_the_limit(name: str) -> None:
 def test_record_below_the_limit_is_left_alone() -> None:
     """What fits is not cut."""
     values = fields(body="x" * 100_000)
-    assert wire.shrink(values) == values
+    assert shrink(values) == values
