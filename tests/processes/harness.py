@@ -97,6 +97,14 @@ def lines(path):
     return [r for r in records if not r.get("event_name", "").startswith("femtomp.")]
 
 
+def arrived(path):
+    """Return how many records are in a file that may be in the middle of a write."""
+    if not Path(path).exists():
+        return 0
+    whole = Path(path).read_bytes().rpartition(b"\n")[0]
+    return sum(b'"event_name":"femtomp.' not in line for line in whole.splitlines())
+
+
 def missing_and_double(records, returned):
     """Return (records missing of those whose call returned, records there twice)."""
     seen = Counter(

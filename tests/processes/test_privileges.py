@@ -18,7 +18,7 @@ from femtomp.lanes import place
 from femtomp.lanes.spool import ENGINE, Spool
 from femtomp.worker.channel import channel
 from tests.codec.test_opcodes import BOMBS
-from tests.processes.harness import Attached, fork, lines, until
+from tests.processes.harness import Attached, arrived, fork, lines, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = 65534
@@ -123,12 +123,12 @@ def test_a_hostile_worker_mutes_nobody(parent, tmp_path, capfd):
         lanes = server.spool / "lanes"
         assert os.waitpid(fork(be_hostile, lanes), 0)[1] == 0
         log.info("1", extra={"worker": "master", "number": 1})
-        until(lambda: len(lines(tmp_path / "a")) >= 3, "what is good is delivered")
+        until(lambda: arrived(tmp_path / "a") >= 3, "what is good is delivered")
         assert server.stats().engine_starts == 1
         os.kill(Spool(server.spool).control()[ENGINE], signal.SIGKILL)
         log.info("2", extra={"worker": "master", "number": 2})
         until(lambda: server.stats().engine_starts > 1, "the next engine has started")
-        until(lambda: len(lines(tmp_path / "a")) >= 4, "what is good is delivered")
+        until(lambda: arrived(tmp_path / "a") >= 4, "what is good is delivered")
         assert server.stats().engine_starts == 2
     seen = {
         (r["attributes"]["worker"], r["attributes"]["number"])

@@ -12,7 +12,14 @@ import pytest
 
 import femtomp
 from tests.cli.processes import Command, run
-from tests.processes.harness import SEED, Attached, lines, missing_and_double, until
+from tests.processes.harness import (
+    SEED,
+    Attached,
+    arrived,
+    lines,
+    missing_and_double,
+    until,
+)
 from tests.processes.orphan import Orphan
 
 
@@ -131,7 +138,7 @@ def test_a_signal_ends_it_cleanly(tmp_path, path, number):
     command = Command(
         "recover", orphan.path, "--sink", f"file:{path}", "--sink", nobody, cwd=tmp_path
     )
-    until(lambda: path.exists() and len(lines(path)) == 20, "the file has it")
+    until(lambda: arrived(path) == 20, "the file has it")
     command.process.send_signal(number)
     done = command.result()
     assert done.returncode == 1, done.stderr
