@@ -866,12 +866,15 @@ def test_calls_under_a_soft_limit_of_time(shop, base, monkeypatch) -> None:
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     shop.logger.error("first")
     before = signal.signal(signal.SIGALRM, late)
-    deadline = time.monotonic() + 0.5
+    begun = time.monotonic()
     returned = []
     interrupted, inside = 0, False
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
-        while time.monotonic() < deadline:
+        # Half a second; longer where the machine has little time for this.
+        while (time_s := time.monotonic() - begun) < 0.5 or (
+            interrupted <= 20 and time_s < 20
+        ):
             text = f"{interrupted} {len(returned)}"
             try:
                 inside = True
