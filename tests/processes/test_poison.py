@@ -263,7 +263,7 @@ def test_a_drain_ends_though_its_engine_died(shop):
         begun = time.monotonic()
         os.kill(shop.engine(), signal.SIGKILL)
         until(lambda: not is_running(shop.server.pid), "the guardian has ended")
-        assert 1 < time.monotonic() - begun < 6
+        assert 1 < time.monotonic() - begun < 15
         assert shop.starts() == 2
         assert shop.server.stop().pending == {"bad": 30, "good": 0}
 

@@ -105,7 +105,7 @@ def test_the_grace_is_bounded(tmp_path, capfd):
     """A worker that does not end delays the supervisor by `grace_s` and no more."""
     path = tmp_path / "app.jsonl"
     server = femtomp.start_server(
-        femtomp.FileSink(path), grace_s=1.0, spool_parent=tmp_path
+        femtomp.FileSink(path), grace_s=3.0, spool_parent=tmp_path
     )
     returned = Returned(1)
     with Attached() as log:
@@ -114,9 +114,9 @@ def test_the_grace_is_bounded(tmp_path, capfd):
         begun = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
         os.waitpid(fork(log_steadily, returned, 0, 200), 0)
-        assert time.monotonic() - begun < 1.0, "the machine is too slow for this test"
+        assert time.monotonic() - begun < 3.0, "the machine is too slow for this test"
         until(lambda: not is_running(server.pid), "the guardian has ended")
-        assert 0.9 < time.monotonic() - begun < 8
+        assert 2.9 < time.monotonic() - begun < 15
         log.info("too late")
     assert "too late" in capfd.readouterr().err
     # It is in the lane as well: the writer looks after its append, see `writer`.
@@ -134,7 +134,7 @@ def test_stop_does_not_wait_for_the_grace(tmp_path):
         log.info("two")
         begun = time.monotonic()
         assert server.stop().drained
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert bodies(tmp_path / "a") == ["one", "two"]
 
 
@@ -155,7 +155,7 @@ def test_an_engine_that_dies_within_the_grace_is_replaced(tmp_path):
 
 
 def test_a_worker_does_not_wait_for_a_black_hole(tmp_path):
-    """With a collector that never answers a worker ends below 100 ms after its last call."""
+    """With a collector that never answers a worker ends at once after its last call."""
     with socket.create_server(("127.0.0.1", 0)) as hole:
         port = hole.getsockname()[1]
         sink = femtomp.OTLPSink(f"http://127.0.0.1:{port}")
@@ -171,7 +171,9 @@ def test_a_worker_does_not_wait_for_a_black_hole(tmp_path):
             assert os.read(read, 1) == b"x"
             begun = time.monotonic()
             os.waitpid(pid, 0)
-            assert time.monotonic() - begun < 0.1
+            # A wait would be one of the sink's timeouts: 10 s. Below 100 ms it is where
+            # the machine does nothing else: see docs/reliability.md.
+            assert time.monotonic() - begun < 2
         report = server.stop(timeout=0.5)
         os.close(read)
         os.close(write)
