@@ -92,7 +92,11 @@ class Poller:
     def publish_limits(self) -> None:
         """Say how much room there is, and that this engine makes it."""
         self.scan()
-        self._room.measure()
+        try:
+            self._room.measure()
+        except OSError as exc:
+            # On a full disk there is room only once what is there was delivered.
+            note("space", f"the spool's limits cannot be written: {exc}")
 
     def poll(self) -> None:
         """Look once at everything; never blocks."""

@@ -13,6 +13,7 @@ from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Counters, Cursor, Position
 from femtomp.lanes.writer import LaneWriter, open_writer
 from femtomp.supervisor import poller as module
+from femtomp.supervisor import room
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.totals import read_totals
 from femtomp.worker.identity import read_identity
@@ -168,6 +169,19 @@ def test_lane_of_the_living_is_not_deleted(spool) -> None:
     tend(poller)
     assert delivered(spool) == 1
     assert poller.members == {}
+
+
+def test_full_disk_does_not_keep_an_engine_from_starting(spool, monkeypatch) -> None:
+    """Where the limits cannot be written, lanes are read all the same: that gives room."""
+
+    def publish(*_):
+        raise OSError(28, "No space left on device")
+
+    die_after(spool, 3)
+    monkeypatch.setattr(room, "publish", publish)
+    poller = opened(spool)
+    poller.publish_limits()
+    assert len(poller.members) == 1
 
 
 def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:
