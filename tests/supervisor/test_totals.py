@@ -77,11 +77,8 @@ def test_lane_is_added_once(two) -> None:
     assert read(two) == before
 
 
-@pytest.mark.parametrize("written", range(6))
-def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
-    """However many of the sums were written when the engine died, in the end each lane
-    is in each sum once.
-    """
+def dies_after(written: int):
+    """Give an `os.pwrite` that ends the engine when it was called so many times."""
     real, left = os.pwrite, [written]
 
     def pwrite(descriptor, data, offset):
@@ -90,9 +87,17 @@ def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
         left[0] -= 1
         return real(descriptor, data, offset)
 
+    return pwrite
+
+
+@pytest.mark.parametrize("written", range(6))
+def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
+    """However many of the sums were written when the engine died, in the end each lane
+    is in each sum once.
+    """
     totals = Totals(two.directory, SINKS)
     first, second = two.members
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "pwrite", dies_after(written))
     try:
         totals.add(first, two.members[first])
     except KeyboardInterrupt:
@@ -123,17 +128,9 @@ def test_half_added_lane_is_finished_first(two, monkeypatch, written) -> None:
     """A lane that an engine died over is added to the other sums, and unlinked, before
     its successor reaps another one.
     """
-    real, left = os.pwrite, [written]
-
-    def pwrite(descriptor, data, offset):
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return real(descriptor, data, offset)
-
     first, second = two.members
     totals = Totals(two.directory, SINKS)
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "pwrite", dies_after(written))
     try:
         totals.add(first, two.members[first])
     except KeyboardInterrupt:
