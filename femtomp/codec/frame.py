@@ -40,6 +40,7 @@ class Tail(Enum):
 
     END = "end"  # exactly at the end of the bytes
     INCOMPLETE = "incomplete"  # a frame that runs over the end
+    GAP = "gap"  # a whole frame of another sequence than the one that comes next
     BAD = "bad"  # bytes that are no frame
 
 
@@ -77,7 +78,9 @@ def encode(payload: bytes, sequence: int, lane_seed: int) -> bytes:
     return _pack(length, crc, sequence) + payload + _PADDING[length & 7]
 
 
-def split(chunk: bytes, offset: int, lane_seed: int) -> tuple[list[Frame], int, Tail]:
+def split(
+    chunk: bytes, offset: int, lane_seed: int, expected: int | None = None
+) -> tuple[list[Frame], int, Tail]:
     """Find the frames that lie one behind the other from `offset` on.
 
     Parameters
@@ -88,6 +91,8 @@ def split(chunk: bytes, offset: int, lane_seed: int) -> tuple[list[Frame], int, 
         Where to begin.
     lane_seed : int
         See `seed`.
+    expected : int, optional
+        The sequence of the first; each other has one more. None: whichever they have.
 
     Returns
     -------
@@ -116,6 +121,10 @@ def split(chunk: bytes, offset: int, lane_seed: int) -> tuple[list[Frame], int, 
             return frames, offset, Tail.INCOMPLETE
         if crc_of(view[start:end], crc_of(cover(sequence, length), lane_seed)) != crc:
             return frames, offset, Tail.BAD
+        if expected is not None:
+            if sequence != expected:
+                return frames, offset, Tail.GAP
+            expected += 1
         add(new(Frame, (start, end, sequence, behind)))
         offset = behind
 

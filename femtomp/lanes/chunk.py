@@ -37,6 +37,8 @@ class Chunk(NamedTuple):
         Frames that were skipped because their bytes are damaged.
     base : int
         Where in the file the chunk begins: add it to the frames' offsets.
+    sequence : int
+        Of the segments' next frame; of no meaning for the side file.
     """
 
     number: int
@@ -45,19 +47,29 @@ class Chunk(NamedTuple):
     after: int
     corrupt: int = 0
     base: int = 0
+    sequence: int = 0
 
 
 class Found(NamedTuple):
-    """Frames in bytes that were read; offsets of the frames are within `data`."""
+    """Frames in bytes that were read; offsets of the frames are within `data`.
+
+    Without frames something was stepped over: damaged bytes, or records that are lost,
+    which `corrupt` counts. `sequence` as for `Chunk`.
+    """
 
     number: int
     offset: int
     data: bytes
     frames: list[Frame]
     after: int
+    sequence: int
     corrupt: int = 0
 
     def first(self) -> Found:
         """Return the first frame alone."""
-        frames = self.frames[:1]
-        return self._replace(frames=frames, after=self.offset + frames[0].next)
+        first = self.frames[0]
+        return self._replace(
+            frames=[first],
+            after=self.offset + first.next,
+            sequence=first.sequence + 1,
+        )

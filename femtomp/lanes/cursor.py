@@ -8,7 +8,7 @@ whole whatever dies; position and counters move together or not at all.
 
     file   64 bytes: 8s magic | u32 version | 12s E | u32 crc        then slots of 256
     slot   u64 generation | 16s sink | u32 segment | u32 zero | u64 offset | u64 side
-           | u64 counters[8] | ... | u32 crc at 252
+           | u64 sequence | u64 counters[6] | ... | u32 crc at 252
     slots 2i and 2i+1 belong to the i-th sink that ever had a cursor here
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MAGIC: Final = b"FMTPCUR\0"
 _HEADER: Final = struct.Struct("<8sI12sI")
 _HEADER_BYTES: Final = 64
-_SLOT: Final = struct.Struct("<Q16sIIQQ8Q")
+_SLOT: Final = struct.Struct("<Q16sIIQQQ6Q")
 _SLOT_BYTES: Final = 256
 _CRC_AT: Final = 252
 # More cursors than any server has sinks; a bound for readers of a damaged file.
@@ -38,17 +38,22 @@ MAX_SINKS: Final = 64
 
 
 class Position(NamedTuple):
-    """The next unread byte of a lane: in which segment, where, and in the side file."""
+    """The next unread byte of a lane: in which segment, where, and in the side file.
+
+    `sequence` is the one that the next frame of the segments has: what a reader finds
+    instead tells how many were lost.
+    """
 
     segment: int = 0
     offset: int = FRAMES_AT
     side: int = FRAMES_AT
+    sequence: int = 0
 
-    def behind(self, number: int, offset: int) -> Position:
+    def behind(self, number: int, offset: int, sequence: int) -> Position:
         """Return the position moved behind an offset of a segment or the side file."""
         if number == SIDE:
             return self._replace(side=offset)
-        return self._replace(segment=number, offset=offset)
+        return self._replace(segment=number, offset=offset, sequence=sequence)
 
 
 class Counters(NamedTuple):
@@ -218,7 +223,7 @@ def _pack_slot(generation: int, key: bytes, cursor: Cursor) -> bytes:
     position, counters = cursor
     body = _SLOT.pack(
         generation, key, position.segment, 0, position.offset, position.side,
-        *counters, 0, 0,
+        position.sequence, *counters,
     ).ljust(_CRC_AT, b"\0")  # fmt: skip
     return body + crc32(body).to_bytes(4, "little")
 
@@ -235,9 +240,9 @@ def _slots(content: bytes) -> Iterator[tuple[bytes, int, int, Cursor]]:
                 continue
             if crc32(slot[:_CRC_AT]) != int.from_bytes(slot[_CRC_AT:], "little"):
                 continue
-            gen, key, segment, _, offset, side, *counts = _SLOT.unpack_from(slot)
+            gen, key, segment, _, *place, _, _, _, _, _, _ = _SLOT.unpack_from(slot)
             if best is None or gen > best[2]:
-                cursor = Cursor(Position(segment, offset, side), Counters(*counts[:6]))
-                best = (key, pair, gen, cursor)
+                counters = Counters(*_SLOT.unpack_from(slot)[-6:])
+                best = (key, pair, gen, Cursor(Position(segment, *place), counters))
         if best is not None and best[2] > 0:
             yield best

@@ -25,6 +25,7 @@ from femtomp.codec import frame
 from femtomp.lanes.mapping import map_file, unmap
 from femtomp.lanes.segment import (
     COMMIT_AT,
+    COMMITTED,
     FRAMES_AT,
     RETIRED,
     STARTED,
@@ -80,18 +81,21 @@ class MappedWriter(LaneWriter):
         words, lane_seed = self.words, self.seed
         pack_into, cover = frame.HEADER.pack_into, frame.COVERED.pack
         busy = False
+        # Where the last frame ends that was counted, and the sequence of the next.
+        counted = FRAMES_AT, 0
 
         def roll(wanted: int, least: int) -> None:
             # Nothing fits until this has succeeded: after an error, or an exception
             # thrown in, the next append comes here again, never writes behind a reader.
-            nonlocal segment, commit, size
+            nonlocal segment, commit, size, counted
             full, known, size = (segment, commit), self._known["segment"], 0
             made = self._make_segment(wanted, least)
             segment, commit, size = self._segment, self._commit, made
+            counted = FRAMES_AT, counted[1]
             unmap(*full, *known[1:])
 
         def append(payload: bytes) -> bool:
-            nonlocal busy, segment, commit, size
+            nonlocal busy, counted
             with lock:
                 if busy:
                     # This very thread is inside append: a signal handler, __del__ or
@@ -99,10 +103,13 @@ class MappedWriter(LaneWriter):
                     return append_side(payload)
                 try:
                     busy = True
-                    sequence = words[STARTED]
-                    words[STARTED] = sequence + 1
+                    words[STARTED] += 1
                     length = len(payload)
                     end = commit[_COMMIT]
+                    if end != counted[0]:
+                        # One was thrown out behind its commit: its frame is there.
+                        counted = end, counted[1] + 1
+                    sequence = counted[1]
                     behind = (end + length + 23) & -8
                     if behind > size:
                         try:
@@ -118,6 +125,8 @@ class MappedWriter(LaneWriter):
                     pack_into(segment, end, length, crc, sequence)
                     segment[start : start + length] = payload
                     commit[_COMMIT] = behind
+                    counted = behind, sequence + 1
+                    words[COMMITTED] = sequence + 1
                 finally:
                     busy = False
             if words[RETIRED]:

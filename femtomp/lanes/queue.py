@@ -96,7 +96,7 @@ class Puller:
                 break
             for chunk in chunks:
                 records += self._records(epoch, chunk.frames, chunk.fields)
-                position = position.behind(chunk.number, chunk.after)
+                position = position.behind(chunk.number, chunk.after, chunk.sequence)
         if file.cursors[PULL] is None or position != file.cursors[PULL].position:
             file.commit(PULL, Cursor(position, Counters()))
         return records

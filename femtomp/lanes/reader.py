@@ -3,7 +3,9 @@
 In: the directory, positions. Out: `Chunk`s of decoded records, with the position behind
 each. One `Lane` serves all sinks of an engine; each sink reads for itself, from its own
 position. Only `pread` is used, every number is checked as if hostile, and no damage
-stops a lane: a bad frame is skipped to the next place that validates, and counted.
+stops a lane: bad bytes are skipped to the next place that validates. A lane's records
+are numbered without a gap, so the next one's sequence tells how many were lost, and
+COMMITTED in `.own` how many at the end; one that comes again is not taken.
 
 What must never happen: a lane being called finished before its end was read *after* its
 owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
@@ -22,7 +24,6 @@ from femtomp.codec.frame import Tail
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.chunk import Chunk, End, Found
-from femtomp.lanes.cursor import Position
 from femtomp.lanes.lock import is_unlocked
 from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
 from femtomp.lanes.writer import owned
@@ -30,10 +31,14 @@ from femtomp.lanes.writer import owned
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from femtomp.lanes.cursor import Position
+
 # Whole chunks: one system call for some hundreds of records.
 CHUNK_BYTES: Final = 256 * 1024
 # How long a bad frame in a live lane is read again before it is stepped over.
 BAD_FRAME_GRACE_S: Final = 0.1
+# What one gap can count: what a hostile sequence says must not overflow the sums.
+MAX_LOST: Final = 1 << 32
 # Enough for the largest frame there is, wherever in a chunk it begins.
 _MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
 
@@ -70,6 +75,9 @@ class Lane:
         self.end = End()
         # Set by the poller once the owner is known to be gone, before the last refresh.
         self.ended = False
+        # Besides, its process was dead before that: it cannot have gone on without the
+        # lock, and what COMMITTED says and the files do not hold is lost.
+        self.final = False
         self._bad: dict[int, tuple[int, float]] = {}
 
     # -- the owner -------------------------------------------------------------------
@@ -198,6 +206,19 @@ class Lane:
             position.side < self.end.side
         )
 
+    def has_more(self, position: Position) -> bool:
+        """Tell whether a record lies behind the position, or is missing at the end."""
+        return self.is_behind(position) or (
+            self.final and position.sequence < self._word(seg.COMMITTED)
+        )
+
+    def _word(self, index: int) -> int:
+        """Return a word of the owner's; 0 if it cannot be read."""
+        try:
+            return self.read_own()[1][index]
+        except (OSError, CodecError):
+            return 0
+
     def normalised(self, position: Position) -> Position:
         """Step from the end of a segment that is closed to the start of the next.
 
@@ -208,7 +229,7 @@ class Lane:
                 size = self._size(position.segment)
                 if size is None or position.offset < size:
                     break
-            position = Position(later, FRAMES_AT, position.side)
+            position = position._replace(segment=later, offset=FRAMES_AT)
         return position
 
     def read(self, position: Position) -> Chunk | None:
@@ -216,7 +237,7 @@ class Lane:
 
         None: nothing whole is there yet.
         """
-        return self._read(position.segment, position.offset)
+        return self._read(position.segment, position.offset, position.sequence)
 
     def read_side(self, position: Position) -> Chunk | None:
         """Load the next frames of the side file; None: nothing whole is there yet."""
@@ -249,58 +270,105 @@ class Lane:
         total = 0
         while True:
             position = self.normalised(position)
-            found = self.find(position.segment, position.offset)
+            found = self.find(*position[:2], position.sequence)
             if found is None:
                 break
-            total += len(found.frames)
-            position = position._replace(offset=found.after)
+            total += len(found.frames) + found.corrupt
+            position = position.behind(found.number, found.after, found.sequence)
         side = position.side
         while self.has_side and (found := self.find(SIDE, side)) is not None:
-            total += len(found.frames)
+            total += len(found.frames) + found.corrupt
             side = found.after
         return total
 
-    def _read(self, number: int, offset: int) -> Chunk | None:
-        found = self.find(number, offset)
+    def _read(self, number: int, offset: int, sequence: int = 0) -> Chunk | None:
+        found = self.find(number, offset, sequence)
         return None if found is None else self.load(found)
 
     def load(self, found: Found) -> Chunk:
         """Decode the frames that were found."""
-        number, offset, data, frames, after, corrupt = found
+        number, offset, data, frames, after, sequence, corrupt = found
         fields = wire.decode_chunk(data, frames, hostile=self._hostile)
-        return Chunk(number, frames, fields, after, corrupt, offset)
+        return Chunk(number, frames, fields, after, corrupt, offset, sequence)
 
-    def find(self, number: int, offset: int) -> Found | None:
-        """Find frames from an offset on; None if nothing whole is there yet."""
+    def find(self, number: int, offset: int, sequence: int = 0) -> Found | None:
+        """Find frames from an offset on; None if nothing whole is there yet.
+
+        In a segment the first of them has this sequence, and each other one more.
+        """
         # Asked before reading: what is written later than this is for the next time.
         closed = self._is_closed(number)
+        expected = None if number == SIDE else sequence
         try:
-            descriptor, _ = self._file(number)
             size = self._size(number)
-            if size is None or offset >= size:
+            if size is None:
                 return None
+            if offset >= size:
+                return self._missing(number, offset, sequence)
+            descriptor, _ = self._file(number)
             data = os.pread(descriptor, min(CHUNK_BYTES, size - offset), offset)
-            frames, behind, tail = frame.split(data, 0, self._seed)
+            frames, behind, tail = frame.split(data, 0, self._seed, expected)
             if not frames and tail is Tail.INCOMPLETE and len(data) < size - offset:
                 data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
-                frames, behind, tail = frame.split(data, 0, self._seed)
+                frames, behind, tail = frame.split(data, 0, self._seed, expected)
             if frames:
-                return Found(number, offset, data, frames, offset + behind)
-            if tail is Tail.END or not (
-                closed or self._is_lasting(number, offset, tail)
-            ):
+                last = frames[-1].sequence
+                return Found(number, offset, data, frames, offset + behind, last + 1)
+            if tail is Tail.END:
                 return None
-            return self._salvage(descriptor, number, offset, size, closed=closed)
+            if tail is Tail.GAP:
+                found = self._step(number, offset, data, sequence)
+                if found is not None:
+                    return found
+            elif not (closed or self._is_lasting(number, offset, sequence, tail)):
+                return None
+            return self._salvage(
+                descriptor, number, offset, size, sequence, closed=closed
+            )
         except (OSError, CodecError):
             return None
 
-    def _is_lasting(self, number: int, offset: int, tail: Tail) -> bool:
+    def _missing(self, number: int, offset: int, sequence: int) -> Found | None:
+        """Count what was committed and is not there, behind a lane's last byte."""
+        if not self.final or number == SIDE:
+            return None
+        began, committed = self._word(seg.STARTED), self._word(seg.COMMITTED)
+        if not sequence < committed <= began:
+            return None
+        return self._lost(number, offset, sequence, committed)
+
+    def _step(
+        self, number: int, offset: int, data: bytes, sequence: int
+    ) -> Found | None:
+        """Step over a gap in the sequence, or over records that were there before.
+
+        None where the frame has a sequence that no segment's frame has.
+        """
+        frames, _, _ = frame.split(data, 0, self._seed)
+        there = frames[0].sequence
+        if there < sequence:
+            again = [each for each in frames if each.sequence < sequence]
+            return Found(number, offset, b"", [], offset + again[-1].next, sequence)
+        if there < seg.SIDE_SEQUENCE:
+            return self._lost(number, offset, sequence, there)
+        return None
+
+    @staticmethod
+    def _lost(number: int, offset: int, sequence: int, there: int) -> Found:
+        corrupt = min(there - sequence, MAX_LOST)
+        return Found(number, offset, b"", [], offset, there, corrupt)
+
+    def _is_lasting(self, number: int, offset: int, sequence: int, tail: Tail) -> bool:
         """Tell whether damage in a live lane has been there for long enough to be real.
 
         A writer that takes a half-written frame back and writes another one may be seen
-        in the middle of it; and a large `write` is seen growing.
+        in the middle of it; and a large `write` is seen growing, until it has returned.
         """
-        if tail is Tail.INCOMPLETE and self._file(number)[1] is None:
+        if (
+            tail is Tail.INCOMPLETE
+            and self._file(number)[1] is None
+            and (number == SIDE or self._word(seg.COMMITTED) <= sequence)
+        ):
             return False
         now = time.monotonic()
         place, since = self._bad.get(number, (-1, now))
@@ -310,18 +378,27 @@ class Lane:
         return now - since >= BAD_FRAME_GRACE_S
 
     def _salvage(
-        self, descriptor: int, number: int, offset: int, size: int, *, closed: bool
+        self,
+        descriptor: int,
+        number: int,
+        offset: int,
+        size: int,
+        sequence: int,
+        *,
+        closed: bool,
     ) -> Found | None:
-        """Step over bytes that are no frame, to the next place that validates."""
+        """Step over bytes that are no frame, to the next place that validates.
+
+        What was lost there, the next sequence tells. In the side file calls inside
+        calls are out of order: there it is one, but for a tail that never returned.
+        """
         data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
         place = frame.resync(data, 0, self._seed)
         if place is not None:
-            return Found(number, offset, b"", [], offset + place, corrupt=1)
-        mapped = self._file(number)[1] is not None
-        if mapped or closed:
-            # With `write`, a tail with nothing behind it is a call that never returned,
-            # or rolled over and wrote the record again: nothing to count.
-            return Found(number, offset, b"", [], offset + len(data), int(mapped))
+            corrupt = int(number == SIDE)
+            return Found(number, offset, b"", [], offset + place, sequence, corrupt)
+        if closed or self._file(number)[1] is not None:
+            return Found(number, offset, b"", [], offset + len(data), sequence)
         return None
 
 

@@ -53,12 +53,15 @@ WRITER_MMAP: Final = 2
 
 # Words of `.own`, as indices of u64 from offset 64; all the writer's but RETIRED, which
 # the engine sets. STARTED and STARTED_SIDE: how many appends were begun, to the
-# segments and to the side file; also the next sequence, to which the side file adds its
-# own base. From DROPPED on a word for each reason and level.
+# segments and to the side file; the latter with its own base is also the next sequence
+# there. COMMITTED: how many are whole in the segments, and so the next sequence there;
+# what interrupts an append behind its commit leaves it one short until the next. From
+# DROPPED on a word for each reason and level.
 SIDE_SEQUENCE: Final = 1 << 63
 STARTED: Final = 0
 STARTED_SIDE: Final = 1
 RETIRED: Final = 2
+COMMITTED: Final = 3
 DROPPED: Final = 8
 DROP_REASONS: Final = ("no_space", "io", "size", "encode", "quota")
 DROP_LEVELS: Final = ("NOTSET", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

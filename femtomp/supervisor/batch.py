@@ -103,6 +103,7 @@ class Step(NamedTuple):
 
     number: int
     after: int
+    sequence: int
     counters: Counters
 
 
@@ -158,26 +159,26 @@ def _steps(batch: Batch, done: Done) -> list[Step | None]:
         if found is None:
             steps.append(None)
             continue
-        after, counters = found
+        after, sequence, counters = found
         # Which of a batch's records were refused, a destination need not say.
         share = min(refused, counters.delivered)
         refused -= share
         counters = counters._replace(
             delivered=counters.delivered - share, refused=share
         )
-        steps.append(Step(stream.chunk.number, after, counters))
+        steps.append(Step(stream.chunk.number, after, sequence, counters))
     return steps
 
 
-def _all_of(stream: Stream) -> tuple[int, Counters]:
+def _all_of(stream: Stream) -> tuple[int, int, Counters]:
     delivered = len(stream.records)
     damaged = stream.fates.count(CORRUPT)
     filtered = len(stream.fates) - delivered - damaged
     counters = Counters(delivered, filtered, corrupt=damaged + stream.chunk.corrupt)
-    return stream.chunk.after, counters
+    return stream.chunk.after, stream.chunk.sequence, counters
 
 
-def _first_of(stream: Stream, count: int) -> tuple[int, Counters] | None:
+def _first_of(stream: Stream, count: int) -> tuple[int, int, Counters] | None:
     """Step behind the first `count` delivered records, and what lies before them."""
     if count == 0:
         return None
@@ -187,4 +188,5 @@ def _first_of(stream: Stream, count: int) -> tuple[int, Counters] | None:
         index += 1
         tally[stream.fates[index]] += 1
     counters = Counters(tally[DELIVER], tally[FILTER], corrupt=tally[CORRUPT])
-    return stream.chunk.base + stream.chunk.frames[index].next, counters
+    last = stream.chunk.frames[index]
+    return stream.chunk.base + last.next, last.sequence + 1, counters

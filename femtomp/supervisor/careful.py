@@ -124,14 +124,14 @@ class CarefulPump(Pump):
     def _chunks(self, member: Member) -> Iterator[Found]:
         """Find what a pump would read next of a lane: suspect or side frames first."""
         lane, position = member.lane, self._position(member)
-        if not lane.is_behind(position):
+        if not lane.has_more(position):
             return
         files = [(position.segment, position.offset)]
         if lane.has_side:
             first = self._mark.suspect[:2] == (lane.epoch, position.segment)
             files.insert(first, (SIDE, position.side))
         for number, offset in files:
-            found = lane.find(number, offset)
+            found = lane.find(number, offset, position.sequence)
             if found is not None:
                 yield found
 
@@ -172,7 +172,7 @@ class CarefulPump(Pump):
         frame = found.frames[0]
         uid = f"{member.lane.epoch}-{frame.sequence}"
         kept = keep(self._care.spool, uid, found.data[: frame.next])
-        step = Step(found.number, found.after, Counters(quarantined=1))
+        step = Step(found.number, found.after, found.sequence, Counters(quarantined=1))
         self._move(member, [step])
         self._put(self._mark._replace(stage=Stage.NOTHING, alone=False, kills=0))
         note(

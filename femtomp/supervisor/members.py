@@ -67,7 +67,7 @@ class Member:
             for step in steps:
                 if step.number != seg.SIDE and step.number < position.segment:
                     continue
-                position = position.behind(step.number, step.after)
+                position = position.behind(step.number, step.after, step.sequence)
                 counters = counters.plus(step.counters)
             self._commit(sink, Cursor(position, counters))
 
@@ -97,9 +97,10 @@ class Member:
                 position, counters = cursor or Cursor()
                 missed = Counters()
                 while position.segment <= number:
-                    missed = missed.plus(_rest(self.lane, position))
-                    position = Position(
-                        position.segment + 1, seg.FRAMES_AT, position.side
+                    counts, sequence = _rest(self.lane, position)
+                    missed = missed.plus(counts)
+                    position = position.behind(
+                        position.segment + 1, seg.FRAMES_AT, sequence
                     )
                 if missed != Counters() or position != (cursor or Cursor()).position:
                     self._commit(sink, Cursor(position, counters.plus(missed)))
@@ -143,7 +144,7 @@ class Member:
     def is_drained(self) -> bool:
         """Tell whether every sink has passed the lane's end."""
         return all(
-            not self.lane.is_behind(self.lane.normalised((cursor or Cursor()).position))
+            not self.lane.has_more(self.lane.normalised((cursor or Cursor()).position))
             for cursor in self.cursors.cursors.values()
         )
 
@@ -167,15 +168,15 @@ class Member:
                 pass  # reaped before, by an engine that died in between
 
 
-def _rest(lane: Lane, position: Position) -> Counters:
-    """Count what lies behind a position in its segment."""
+def _rest(lane: Lane, position: Position) -> tuple[Counters, int]:
+    """Count what lies behind a position in its segment; tell the sequence behind it."""
     evicted = corrupt = 0
-    number, offset = position.segment, position.offset
-    while (found := lane.find(number, offset)) is not None:
+    number, offset, _, sequence = position
+    while (found := lane.find(number, offset, sequence)) is not None:
         evicted += len(found.frames)
         corrupt += found.corrupt
-        offset = found.after
-    return Counters(evicted=evicted, corrupt=corrupt)
+        offset, sequence = found.after, found.sequence
+    return Counters(evicted=evicted, corrupt=corrupt), sequence
 
 
 def open_member(

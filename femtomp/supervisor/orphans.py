@@ -216,7 +216,7 @@ def _next_in_segments(lane: Lane, position: Position) -> bool:
         chunk = lane.read(position)
         if chunk is None or chunk.frames:
             return chunk is not None
-        position = position._replace(offset=chunk.after)
+        position = position.behind(chunk.number, chunk.after, chunk.sequence)
 
 
 def _next_in_side(lane: Lane, position: Position) -> bool:

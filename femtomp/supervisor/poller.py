@@ -159,14 +159,13 @@ class Poller:
     def _tend(self, now: float) -> None:
         for epoch, member in list(self.members.items()):
             try:
-                if not member.lane.ended and now - member.quiet_since >= QUIET_S:
+                if not member.lane.final and now - member.quiet_since >= QUIET_S:
                     self._ask_if_alive(member)
                 pull = self._pull_position(epoch)
                 if (
-                    member.lane.ended
+                    member.lane.final
                     and member.is_drained()
                     and (pull is None or not member.lane.is_behind(pull))
-                    and not is_alive(member.identity)
                 ):
                     self._reap(epoch, member)
                 else:
@@ -177,11 +176,15 @@ class Poller:
                 note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
 
     def _ask_if_alive(self, member: Member) -> None:
-        if member.lane.is_orphaned():
+        lane = member.lane
+        if lane.is_orphaned():
+            is_dead = not is_alive(member.identity)
+            if lane.ended and not is_dead:
+                return  # it lost its lock, and goes on without
             # Only now may its end be read for the last time.
             self.scan()
-            member.lane.refresh()
-            member.lane.ended = True
+            lane.refresh()
+            lane.ended, lane.final = True, is_dead
             self._wake()
 
     def _pull_position(self, epoch: str) -> Position | None:
@@ -224,11 +227,13 @@ class Poller:
 
     def look_again(self) -> bool:
         """Read every end once more: True if a lane grew since the last look."""
+        gone = {e for e, member in self.members.items() if _is_gone(member)}
         self.scan()
         grew = False
-        for member in self.members.values():
+        for epoch, member in self.members.items():
             grew |= member.lane.refresh()
             member.lane.ended = True
+            member.lane.final |= epoch in gone
         if grew:
             self._wake()
         return grew
@@ -236,12 +241,9 @@ class Poller:
     def has_living(self) -> bool:
         """Tell whether any lane still has an owner, by asking now."""
         for member in list(self.members.values()):
-            if not member.lane.ended:
+            if not member.lane.final:
                 self._ask_if_alive(member)
-        return any(
-            not member.lane.ended or is_alive(member.identity)
-            for member in self.members.values()
-        )
+        return not all(member.lane.final for member in self.members.values())
 
     def damaged(self) -> tuple[str, ...]:
         """Return the lanes that are left alone because they cannot be read."""
@@ -250,3 +252,11 @@ class Poller:
     def is_drained(self) -> bool:
         """Tell whether every sink has passed the end of every lane."""
         return all(member.is_drained() for member in self.members.values())
+
+
+def _is_gone(member: Member) -> bool:
+    """Tell whether a lane's owner is known to be dead."""
+    try:
+        return member.lane.is_orphaned() and not is_alive(member.identity)
+    except OSError:
+        return False

@@ -123,7 +123,7 @@ class Pump(threading.Thread):
         lane = member.lane
         cursor = member.cursors.cursors[self.sink] or Cursor()
         position = lane.normalised(cursor.position)
-        if not lane.is_behind(position):
+        if not lane.has_more(position):
             return []
         base = Cursor(position, cursor.counters)
         return [

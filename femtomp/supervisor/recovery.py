@@ -175,7 +175,7 @@ class Recovery:
     def _has_passed(self, member: Member, position: Position) -> bool:
         lane = member.lane
         if lane.ended or not lane.is_behind(lane.normalised(position)):
-            return not lane.is_behind(lane.normalised(position))
+            return not lane.has_more(lane.normalised(position))
         goal = self._goals[lane.epoch]
         return (position.segment, position.offset) >= goal[:2] and (
             position.side >= goal.side

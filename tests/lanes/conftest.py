@@ -123,7 +123,7 @@ def drain(lane: Lane, position: Position | None = None) -> tuple[list, Position,
         for chunk in chunks:
             values += [f[0] if isinstance(f, tuple) else f for f in chunk.fields]
             corrupt += chunk.corrupt
-            position = position.behind(chunk.number, chunk.after)
+            position = position.behind(chunk.number, chunk.after, chunk.sequence)
 
 
 def interrupt(

@@ -237,8 +237,8 @@ def test_no_temporary_descriptor_is_kept(directory) -> None:
 def test_position_moves_in_one_file_at_a_time() -> None:
     """Behind a segment's frame the side's place stays, and the other way round."""
     start = Position()
-    assert start.behind(4, 999) == Position(4, 999, FRAMES_AT)
-    assert start.behind(SIDE, 999) == Position(0, FRAMES_AT, 999)
+    assert start.behind(4, 999, 7) == Position(4, 999, FRAMES_AT, 7)
+    assert start.behind(SIDE, 999, 0) == Position(0, FRAMES_AT, 999)
 
 
 def test_keys_of_names_differ() -> None:

@@ -91,7 +91,7 @@ def _pump(lane: Lane, file: CursorFile) -> Cursor:
     position, counters = lane.normalised(cursor.position), cursor.counters
     for chunk in (lane.read(position), lane.read_side(position)):
         if chunk is not None:
-            position = position.behind(chunk.number, chunk.after)
+            position = position.behind(chunk.number, chunk.after, chunk.sequence)
             counters = counters.plus(Counters(len(chunk.fields), corrupt=chunk.corrupt))
     file.commit("sink", Cursor(position, counters))
     return Cursor(position, counters)
@@ -173,8 +173,9 @@ def _drained(epoch: str, descriptor: int, position: Position) -> list[object]:
             return values
         for chunk in chunks:
             values += [fields[0] for fields in chunk.fields]
-            assert position != position.behind(chunk.number, chunk.after)
-            position = position.behind(chunk.number, chunk.after)
+            behind = position.behind(chunk.number, chunk.after, chunk.sequence)
+            assert position != behind
+            position = behind
     raise AssertionError("reading does not end")
 
 
@@ -185,5 +186,5 @@ def _opened(epoch: str, descriptor: int) -> Lane:
     lane.segments = tuple(sorted(numbers))
     lane.has_side = f"{epoch}.side" in names
     lane.refresh()
-    lane.ended = True
+    lane.ended = lane.final = True
     return lane

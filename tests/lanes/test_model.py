@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Counters, Cursor, CursorFile, Position
+from femtomp.lanes.segment import COMMITTED
 from femtomp.lanes.writer import LaneLostError
 from tests.lanes.conftest import (
     KINDS,
@@ -143,6 +144,8 @@ class Model(RuleBasedStateMachine):
         else:
             size = path.stat().st_size
             os.truncate(path, len(before) + int((size - len(before)) * cut))
+        # Nor did the call return.
+        self.writer.words[COMMITTED] -= 1
         newer = self.lanes.lane(self.writer.epoch).segments[-1]
         if newer != last:
             (self.path / f"{self.writer.epoch}.{newer}.seg").unlink()
@@ -159,7 +162,7 @@ class Model(RuleBasedStateMachine):
                 continue
             values = [fields[0][0] for fields in chunk.fields]
             self.read += values
-            position = position.behind(chunk.number, chunk.after)
+            position = position.behind(chunk.number, chunk.after, chunk.sequence)
             counters = counters.plus(Counters(len(values), corrupt=chunk.corrupt))
         self.file.commit("sink", Cursor(position, counters))
 
@@ -192,7 +195,7 @@ class Model(RuleBasedStateMachine):
 
     def _check(self) -> None:
         self.lanes.look(self.lane)
-        self.lane.ended = True
+        self.lane.ended = self.lane.final = True
         cursor = self.file.cursors["sink"] or Cursor()
         values, position, corrupt = drain(self.lane, cursor.position)
         everything = self.read + [value[0] for value in values]

@@ -152,7 +152,7 @@ def _damage(path: Path) -> tuple[int, bool, ServerStats]:
     try:
         stats = read_stats(spool)
         for lane in open_lanes(spool).values():
-            lane.ended = True
+            lane.ended = lane.final = True
             _, position, bad = drain(lane)
             corrupt += bad
             stopped |= lane.is_behind(lane.normalised(position))

@@ -31,10 +31,6 @@ SCALES = {
     "worker-points": 0.002,
     "engine-points": 0.0005,
 }
-# What the table misses for a defect that is known.
-DUPLICATED_PAGE = pytest.mark.xfail(
-    strict=True, reason="a page that is there twice gives its records twice"
-)
 
 
 OF_SPEED = {
@@ -54,10 +50,7 @@ def directory():
         yield Path(path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[DUPLICATED_PAGE] if n == "pages" else []) for n in SCALES],
-)
+@pytest.mark.parametrize("name", SCALES)
 def test_fault_meets_its_figures(name, directory) -> None:
     """Whatever the fault, no returned record is lost, changed or out of its order."""
     print("seed", SEED)
