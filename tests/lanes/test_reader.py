@@ -256,6 +256,53 @@ def test_every_damaged_record_is_counted(forge) -> None:
     assert corrupt == 3
 
 
+def test_missing_segment_is_counted(forge) -> None:
+    """A segment that somebody deleted is missed by the next one's first sequence."""
+    forge.segment(0, frames("ab"))
+    forge.segment(2, frames("fg", 5))
+    values, _, corrupt = drain(forge.lane())
+    assert (values, corrupt) == (list("abfg"), 3)
+
+
+def test_what_is_there_twice_comes_once(forge) -> None:
+    """Records that stand in a lane a second time, or too late, are not taken again:
+    those that were passed over are counted already.
+    """
+    forge.segment(0, frames("abc") + frames("abc") + frames("fg", 5))
+    forge.segment(1, frames("de", 3) + frames("h", 7))
+    values, _, corrupt = drain(forge.lane())
+    assert (values, corrupt) == (list("abcfgh"), 2)
+
+
+def test_hostile_sequence_neither_stops_nor_overflows(forge) -> None:
+    """A sequence that no segment can have is damage; a large one counts up to a limit."""
+    large = seg.SIDE_SEQUENCE - 1
+    forge.segment(0, frames("a") + frames("x", 1 << 63) + frames("b", 1))
+    forge.segment(1, frames("c", large))
+    values, position, corrupt = drain(forge.lane())
+    assert values == ["a", "b", "c"]
+    assert corrupt == readers.MAX_LOST
+    assert position.sequence == large + 1
+
+
+def test_record_that_returned_and_is_half_there_is_stepped_over(
+    tmp_path, monkeypatch
+) -> None:
+    """With `write`, a cut frame of a live lane whose call had returned is damage."""
+    clock = ManualClock()
+    monkeypatch.setattr(readers, "time", clock)
+    forge = Forge(tmp_path)
+    forge.committed(2)
+    body = bytearray(frames("abc"))
+    body[len(frames("a")) + 1] ^= 0x40
+    forge.segment(0, bytes(body))
+    lane = forge.lane(ended=False)
+    _, position, _ = drain(lane)
+    clock.advance(readers.BAD_FRAME_GRACE_S * 1.1)
+    assert drain(lane, position)[0] == ["c"]
+    os.close(forge.descriptor)
+
+
 @pytest.mark.parametrize("last", [True, False], ids=["last", "closed"])
 def test_damaged_last_record_is_counted(forge, last) -> None:
     """A damaged record with none behind it in its segment was a record all the same."""

@@ -67,11 +67,11 @@ MUTANTS: Final = (
     Mutant(
         "call counted after its frame", "lanes/mapped.py",
         (
-            ("                    words[STARTED] = sequence + 1\n", ""),
+            ("                    words[STARTED] += 1\n", ""),
             (
                 "commit[_COMMIT] = behind\n",
                 ("commit[_COMMIT] = behind\n"
-                "                    words[STARTED] = sequence + 1\n"),
+                "                    words[STARTED] += 1\n"),
             ),
         ),
         (WORKER_POINTS,),
@@ -171,8 +171,28 @@ MUTANTS: Final = (
     ),
     _one(
         "what is skipped is not counted", "lanes/reader.py",
-        "offset + place, corrupt=1)", "offset + place, corrupt=0)",
+        "corrupt = min(there - sequence, MAX_LOST)", "corrupt = 0",
         "lanes/test_reader.py::test_flipped_bit_costs_one_record_and_is_counted",
+    ),
+    _one(
+        "what is lost at the end is not counted", "lanes/reader.py",
+        "if not self.final or number == SIDE:", "if True:",
+        "lanes/test_reader.py::test_damaged_last_record_is_counted",
+    ),
+    _one(
+        "a record may come again", "lanes/reader.py",
+        "if there < sequence:", "if False:",
+        "lanes/test_reader.py::test_what_is_there_twice_comes_once",
+    ),
+    _one(
+        "an interrupted call is not numbered", "lanes/mapped.py",
+        "counted = end, counted[1] + 1", "counted = end, counted[1]",
+        "lanes/test_writer.py::test_exception_thrown_into_append_does_no_harm",
+    ),
+    _one(
+        "a living owner's records are missing", "supervisor/poller.py",
+        "lane.ended, lane.final = True, is_dead", "lane.ended, lane.final = True, True",
+        "supervisor/test_poller.py::test_lane_of_the_living_is_not_deleted",
     ),
     _one(
         "damage in a live lane is believed at once", "lanes/reader.py",
@@ -214,15 +234,14 @@ MUTANTS: Final = (
     ),
     _one(
         "the end is read before the lock", "supervisor/poller.py",
-        "            self.scan()\n            member.lane.refresh()\n"
-        "            member.lane.ended = True",
-        "            member.lane.ended = True",
+        "            self.scan()\n            lane.refresh()\n            lane.ended",
+        "            lane.ended",
         "supervisor/test_poller.py::"
         "test_what_came_before_the_owners_death_is_seen_after_it",
     ),
     _one(
         "a lost lock is a death", "supervisor/poller.py",
-        "and not is_alive(member.identity)", "and True",
+        "is_dead = not is_alive(member.identity)", "is_dead = True",
         "supervisor/test_poller.py::test_lane_of_the_living_is_not_deleted",
     ),
     Mutant(

@@ -37,7 +37,7 @@ def chunk_of(values: list, number: int = 0, start: int = FRAMES_AT, corrupt=0) -
         Frame(32 * n + 16, 32 * n + 30, n, 32 * n + 32) for n in range(len(values))
     ]
     after = start + 32 * len(values) + (64 if corrupt else 0)
-    return Chunk(number, frames, values, after, corrupt, start)
+    return Chunk(number, frames, values, after, corrupt, start, len(values))
 
 
 def stream_of(values: list, epoch: str = "e", severity: int = INFO, **where) -> Stream:
@@ -58,7 +58,7 @@ def reached(batch: Batch, done: int, refused: int, before=None) -> dict[str, Cur
     for epoch, steps in progress(batch, Done(done, refused), before).items():
         position, counters = Cursor()
         for step in steps:
-            position = position.behind(step.number, step.after)
+            position = position.behind(step.number, step.after, step.sequence)
             counters = counters.plus(step.counters)
         moved[epoch] = Cursor(position, counters)
     return moved
@@ -106,14 +106,18 @@ def test_whole_batch_moves_behind_all_that_was_looked_at() -> None:
     stream = stream_of([fields(1), fields(2, 10)], corrupt=1)
     moved = reached(merge([stream], []), 1, 0)
     after = FRAMES_AT + 64 + 64
-    assert moved == {"e": Cursor(Position(0, after), Counters(1, 1, corrupt=1))}
+    assert moved == {
+        "e": Cursor(Position(0, after, sequence=2), Counters(1, 1, corrupt=1))
+    }
 
 
 def test_batch_without_records_moves_too() -> None:
     """Where everything was filtered or damaged, the cursor moves behind it all."""
     stream = stream_of([fields(1, 10), CodecError("x")], severity=ERROR)
     moved = reached(merge([stream], []), 0, 0)
-    expected = Cursor(Position(0, FRAMES_AT + 64), Counters(0, 1, corrupt=1))
+    expected = Cursor(
+        Position(0, FRAMES_AT + 64, sequence=2), Counters(0, 1, corrupt=1)
+    )
     assert moved == {"e": expected}
 
 
@@ -125,11 +129,11 @@ def test_accepted_prefix_moves_behind_what_lies_before() -> None:
     two = stream_of([fields(4), fields(5)], "b")
     batch = merge([one, two], [])
     assert reached(batch, 0, 0) == {}
-    first = Cursor(Position(0, FRAMES_AT + 64), Counters(1, 1))
+    first = Cursor(Position(0, FRAMES_AT + 64, sequence=2), Counters(1, 1))
     assert reached(batch, 1, 0) == {"a": first}
     assert reached(batch, 2, 0) == {
         "a": first,
-        "b": Cursor(Position(0, FRAMES_AT + 32), Counters(1)),
+        "b": Cursor(Position(0, FRAMES_AT + 32, sequence=1), Counters(1)),
     }
 
 
@@ -147,7 +151,7 @@ def test_segment_and_side_file_move_one_cursor() -> None:
     side = stream_of([fields(2)], number=SIDE)
     moved = reached(merge([segment, side], []), 2, 0)
     assert moved == {
-        "e": Cursor(Position(0, FRAMES_AT + 32, FRAMES_AT + 32), Counters(2))
+        "e": Cursor(Position(0, FRAMES_AT + 32, FRAMES_AT + 32, 1), Counters(2))
     }
 
 

@@ -91,8 +91,9 @@ def deliver(poller: Poller, *sinks: str) -> None:
     for member in poller.members.values():
         for sink in sinks or ("file", "otlp"):
             number, size, _ = member.lane.end
-            counters = Counters(delivered=member.lane.count(Position()))
-            member.cursors.commit(sink, Cursor(Position(number, size), counters))
+            count = member.lane.count(Position())
+            position = Position(number, size, sequence=count)
+            member.cursors.commit(sink, Cursor(position, Counters(delivered=count)))
 
 
 def tend(poller: Poller) -> None:
@@ -169,6 +170,29 @@ def test_lane_of_the_living_is_not_deleted(spool) -> None:
     tend(poller)
     assert delivered(spool) == 1
     assert poller.members == {}
+
+
+def test_records_missing_at_the_end_keep_a_lane(spool) -> None:
+    """What a dead worker's file lacks is missed only once its owner is known to be
+    dead, and the lane stays until every sink has counted it.
+    """
+    with living(spool, lambda _: None) as end:
+        poller = opened(spool)
+        (member,) = poller.members.values()
+        cut = f"{member.lane.epoch}.0.seg"
+        deliver(poller)
+        for sink in ("file", "otlp"):
+            behind = Position(*member.lane.end[:2], sequence=0)
+            member.cursors.commit(sink, Cursor(behind, Counters()))
+        tend(poller)
+        assert member.is_drained()
+        end()
+    poller._ask_if_alive(member)
+    assert not member.is_drained()
+    tend(poller)
+    assert cut in os.listdir(spool.lanes)
+    chunk = member.lane.read(Position(*member.lane.end[:2], sequence=0))
+    assert (chunk.corrupt, chunk.sequence) == (1, 1)
 
 
 def test_full_disk_does_not_keep_an_engine_from_starting(spool, monkeypatch) -> None:
