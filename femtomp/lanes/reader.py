@@ -72,12 +72,15 @@ class Lane:
         # Numbers of the segments whose names were seen, ascending; by the poller.
         self.segments: tuple[int, ...] = ()
         self.has_side = False
+        # What its owner was making when it was killed has a temporary name still.
+        self.begun: tuple[str, ...] = ()
         self.end = End()
         # Set by the poller once the owner is known to be gone, before the last refresh.
         self.ended = False
         # Besides, its process was dead before that: it cannot have gone on without the
         # lock, and what COMMITTED says and the files do not hold is lost.
         self.final = False
+        self._committed: int | None = None
         self._bad: dict[int, tuple[int, float]] = {}
 
     # -- the owner -------------------------------------------------------------------
@@ -209,8 +212,16 @@ class Lane:
     def has_more(self, position: Position) -> bool:
         """Tell whether a record lies behind the position, or is missing at the end."""
         return self.is_behind(position) or (
-            self.final and position.sequence < self._word(seg.COMMITTED)
+            self.final and position.sequence < self._committed_at_end()
         )
+
+    def _committed_at_end(self) -> int:
+        """Return how many records a dead owner had committed to the segments."""
+        if self._committed is None:
+            committed = self._word(seg.COMMITTED)
+            is_sound = committed <= self._word(seg.STARTED)
+            self._committed = committed if is_sound else 0
+        return self._committed
 
     def _word(self, index: int) -> int:
         """Return a word of the owner's; 0 if it cannot be read."""
@@ -332,8 +343,8 @@ class Lane:
         """Count what was committed and is not there, behind a lane's last byte."""
         if not self.final or number == SIDE:
             return None
-        began, committed = self._word(seg.STARTED), self._word(seg.COMMITTED)
-        if not sequence < committed <= began:
+        committed = self._committed_at_end()
+        if sequence >= committed:
             return None
         return self._lost(number, offset, sequence, committed)
 
@@ -409,9 +420,12 @@ def scan(
     segments: dict[str, list[int]] = {}
     sides: set[str] = set()
     owns: set[str] = set()
+    begun: dict[str, list[str]] = {}
     for name in os.listdir(directory):
         parsed = seg.parse_name(name)
         if parsed is None:
+            if name.endswith(".tmp"):
+                begun.setdefault(name[1:25], []).append(name)
             continue
         if parsed.kind == "seg":
             segments.setdefault(parsed.epoch, []).append(parsed.number)
@@ -428,3 +442,4 @@ def scan(
             lanes[epoch] = lane
         lane.segments = tuple(sorted(segments.get(epoch, ())))
         lane.has_side = epoch in sides
+        lane.begun = tuple(begun.get(epoch, ()))

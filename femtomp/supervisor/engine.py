@@ -73,9 +73,12 @@ def main(launch: Launch) -> int:
     problem = engine.start()
     report(launch.ready, problem)
     if problem is not None:
-        if launch.ready < 0:  # nobody waits to be told
-            note("start", f"the engine cannot be started again: {problem}")
-        return EXIT_FAILED
+        if launch.ready >= 0:
+            return EXIT_FAILED
+        # Nobody waits to be told. What keeps a later engine from starting (a directory
+        # gone, no descriptor left) may be over at the next attempt.
+        note("start", f"the engine cannot be started again, tried anew: {problem}")
+        return EXIT_BROKEN
     # What exists now lives as long as the process, and records are no cycles: 0.8 us a
     # record less for the collector.
     gc.collect()
@@ -233,8 +236,12 @@ class Engine:
         return True
 
     def _look_for_losses(self, *, at_last: bool = False) -> None:
-        if self._losses is not None:
+        if self._losses is None:
+            return
+        try:
             self._losses.look(self._poller.members, at_last=at_last)
+        except OSError as exc:
+            note("losses", f"losses cannot be looked for now: {exc}")
 
     def _is_alone(self) -> bool:
         """Tell whether no member is left: no pipe end open, no lane's owner alive."""

@@ -151,13 +151,7 @@ class Member:
     def unlink(self, directory: int) -> None:
         """Delete the lane's files, `.own` last: until then it is found again."""
         names = [seg.segment_name(self.lane.epoch, n) for n in self.lane.segments]
-        # What the owner was making when it was killed has a temporary name still.
-        begun = f".{self.lane.epoch}."
-        names += [
-            name
-            for name in os.listdir(directory)
-            if name.startswith(begun) and name.endswith(".tmp")
-        ]
+        names += self.lane.begun
         names += [
             f"{self.lane.epoch}.{kind}" for kind in ("side", "pull", "cur", "own")
         ]

@@ -198,10 +198,13 @@ def sinks_with_records(spool: Spool, sinks: Iterable[str]) -> list[str]:
 
     One record is looked for and not counted: a gigabyte takes no longer.
     """
-    lanes = list(open_lanes(spool).values())
-    for lane in lanes:
+    left, found = list(sinks), set()
+    for lane in open_lanes(spool):
         lane.ended = True  # half a frame at the end is no record
-    return [name for name in sinks if any(_has_record(spool, e, name) for e in lanes)]
+        found |= {s for s in left if s not in found and _has_record(spool, lane, s)}
+        if len(found) == len(left):
+            break
+    return [name for name in left if name in found]
 
 
 def _has_record(spool: Spool, lane: Lane, sink: str) -> bool:
@@ -232,10 +235,10 @@ def readmit(spool: Spool) -> None:
 
     Before they find the spool running again: who looks in between would log twice.
     """
-    for epoch, lane in open_lanes(spool).items():
+    for lane in open_lanes(spool):
         try:
-            if epoch in owned:
-                owned[epoch].words[RETIRED] = 0
+            if lane.epoch in owned:
+                owned[lane.epoch].words[RETIRED] = 0
             else:
                 lane.readmit()
         except (OSError, CodecError):
@@ -244,10 +247,10 @@ def readmit(spool: Spool) -> None:
 
 def has_workers(spool: Spool) -> bool:
     """Tell whether a process still writes to a spool, by the locks of its lanes."""
-    for epoch, lane in open_lanes(spool).items():
+    for lane in open_lanes(spool):
         try:
             # Of a lane of this process's own, `.own` must not be opened.
-            if epoch in owned or not lane.is_orphaned():
+            if lane.epoch in owned or not lane.is_orphaned():
                 return True
         except (OSError, CodecError):
             continue  # damaged: it has no owner that anybody could know of

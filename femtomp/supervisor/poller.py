@@ -15,6 +15,7 @@ drained, but not deleted until the process is gone.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +32,7 @@ from femtomp.supervisor.room import Room
 from femtomp.supervisor.totals import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from femtomp.lanes.cursor import Position
     from femtomp.lanes.space import Space
@@ -45,6 +46,10 @@ IDLE_S: Final = 0.05
 # after our look would go unseen, so a young one is looked at again.
 _MTIME_GRAIN_NS: Final = 20_000_000
 _RESCAN_S: Final = 1.0
+# Files of a lane that are open at a time: `.own`, `.side`, `.cur`, and segments, of
+# which sinks that are not equally far read different ones. The rest is for the sinks.
+_FILES_A_LANE: Final = 6
+_OTHER_FILES: Final = 128
 # Liveness is asked of lanes that were quiet for so long.
 QUIET_S: Final = 1.0
 
@@ -79,6 +84,9 @@ class Poller:
         self._base = base
         self._wake = wake
         self._bad: set[str] = set()
+        self._capacity: Final = _capacity()
+        # Lanes that were found and could not be opened yet.
+        self._waiting = 0
         self._seen_mtime = -1
         self._rescan_at = 0.0
         self._tend_at = 0.0
@@ -134,10 +142,21 @@ class Poller:
     def scan(self) -> None:
         """Read the directory: new lanes, new segments."""
         lanes = {epoch: member.lane for epoch, member in self.members.items()}
+        self._waiting = 0
         scan(self._spool.lanes, lanes, self._found)
+        if self._waiting:
+            note(
+                "descriptors",
+                f"{self._waiting} lanes wait until others have ended: at most "
+                f"{self._capacity} can be open; raise the limit of open files "
+                "(LimitNOFILE=, ulimit -n)",
+            )
 
     def _found(self, epoch: str) -> Any:
         if epoch in self._bad:
+            return None
+        if len(self.members) >= self._capacity:
+            self._waiting += 1
             return None
         try:
             member = open_member(
@@ -148,6 +167,7 @@ class Poller:
             note(f"lane:{epoch}", f"lane {epoch} is damaged and left alone: {exc}")
             return None
         except OSError as exc:
+            self._waiting += 1
             note("lanes", f"lane {epoch} cannot be opened yet, tried again: {exc}")
             return None
         member.quiet_since = time.monotonic()
@@ -157,11 +177,12 @@ class Poller:
     # -- ends ------------------------------------------------------------------------
 
     def _tend(self, now: float) -> None:
+        members = self.members.values()
+        self._ask_if_alive(m for m in members if now - m.quiet_since >= QUIET_S)
+        puller = self._puller()
         for epoch, member in list(self.members.items()):
             try:
-                if not member.lane.final and now - member.quiet_since >= QUIET_S:
-                    self._ask_if_alive(member)
-                pull = self._pull_position(epoch)
+                pull = self._pull_position(epoch) if puller else None
                 if (
                     member.lane.final
                     and member.is_drained()
@@ -175,23 +196,29 @@ class Poller:
             if member.lane.refused:
                 note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
 
-    def _ask_if_alive(self, member: Member) -> None:
-        lane = member.lane
-        if lane.is_orphaned():
-            is_dead = not is_alive(member.identity)
-            if lane.ended and not is_dead:
-                return  # it lost its lock, and goes on without
-            # Only now may its end be read for the last time.
-            self.scan()
-            lane.refresh()
-            lane.ended, lane.final = True, is_dead
-            self._wake()
+    def _ask_if_alive(self, members: Iterable[Member]) -> None:
+        """Look whose owners are gone, and read the ends of these for the last time."""
+        gone = [m for m in members if not m.lane.final and _is_orphaned(m)]
+        dead = {m.lane.epoch for m in gone if not is_alive(m.identity)}
+        # One that lost its lock, and goes on without, was found before.
+        gone = [m for m in gone if m.lane.epoch in dead or not m.lane.ended]
+        if not gone:
+            return
+        # Only now, and once for all: a directory of thousands is read in 10 ms.
+        self.scan()
+        for member in gone:
+            member.lane.refresh()
+            member.lane.ended = True
+            member.lane.final = member.lane.epoch in dead
+        self._wake()
 
-    def _pull_position(self, epoch: str) -> Position | None:
-        """Return how far `Server.queue.get` has come, if it was ever called."""
+    def _puller(self) -> bool:
+        """Tell whether `Server.queue.get` was ever called, by a process that lives."""
         puller = self._spool.control()[PULLER]
-        if not puller or not start_ticks(puller):
-            return None
+        return bool(puller and start_ticks(puller))
+
+    def _pull_position(self, epoch: str) -> Position:
+        """Return how far `Server.queue.get` has come."""
         cursors = read_cursors(self._spool.lanes, epoch, PULL)
         position = cursors.get(sink_key(PULL), Cursor()).position
         return self.members[epoch].lane.normalised(position)
@@ -227,23 +254,22 @@ class Poller:
 
     def look_again(self) -> bool:
         """Read every end once more: True if a lane grew since the last look."""
-        gone = {e for e, member in self.members.items() if _is_gone(member)}
+        self._ask_if_alive(self.members.values())
         self.scan()
         grew = False
-        for epoch, member in self.members.items():
+        for member in self.members.values():
             grew |= member.lane.refresh()
             member.lane.ended = True
-            member.lane.final |= epoch in gone
         if grew:
             self._wake()
         return grew
 
     def has_living(self) -> bool:
         """Tell whether any lane still has an owner, by asking now."""
-        for member in list(self.members.values()):
-            if not member.lane.final:
-                self._ask_if_alive(member)
-        return not all(member.lane.final for member in self.members.values())
+        self._ask_if_alive(self.members.values())
+        return bool(self._waiting) or not all(
+            member.lane.final for member in self.members.values()
+        )
 
     def damaged(self) -> tuple[str, ...]:
         """Return the lanes that are left alone because they cannot be read."""
@@ -251,12 +277,21 @@ class Poller:
 
     def is_drained(self) -> bool:
         """Tell whether every sink has passed the end of every lane."""
-        return all(member.is_drained() for member in self.members.values())
+        return not self._waiting and all(
+            member.is_drained() for member in self.members.values()
+        )
 
 
-def _is_gone(member: Member) -> bool:
-    """Tell whether a lane's owner is known to be dead."""
+def _is_orphaned(member: Member) -> bool:
     try:
-        return member.lane.is_orphaned() and not is_alive(member.identity)
-    except OSError:
+        return member.lane.is_orphaned()
+    except OSError as exc:
+        text = f"lane {member.lane.epoch} cannot be looked after: {exc}"
+        note(f"tend:{member.lane.epoch}", text)
         return False
+
+
+def _capacity() -> int:
+    """Return how many lanes can be open within the limit of descriptors."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(8, (limit - _OTHER_FILES) // _FILES_A_LANE)

@@ -22,7 +22,7 @@ from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from femtomp.lanes.chunk import End
@@ -136,7 +136,7 @@ def read_stats(spool: Spool) -> ServerStats:
         before = read_totals(spool.lanes)
         lanes = [
             stats
-            for lane in open_lanes(spool).values()
+            for lane in open_lanes(spool)
             if not before.has(lane.epoch) and (stats := _lane_stats(spool, lane))
         ]
         if before.is_whole(spool.sinks) and read_totals(spool.lanes) == before:
@@ -158,13 +158,17 @@ def read_stats(spool: Spool) -> ServerStats:
     return ServerStats(started, dropped, by_level, totals, lanes, starts)
 
 
-def open_lanes(spool: Spool) -> dict[str, Lane]:
-    """Return readers for all lanes of a spool, looked at once."""
+def open_lanes(spool: Spool) -> Iterator[Lane]:
+    """Yield a reader for each lane of a spool, looked at once, open until the next.
+
+    There may be more of them than this process may have open files.
+    """
     lanes: dict[str, Lane] = {}
     scan(spool.lanes, lanes, lambda epoch: Lane(spool.lanes, epoch))
     for lane in lanes.values():
         lane.refresh()
-    return lanes
+        yield lane
+        lane.close()
 
 
 def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
@@ -229,7 +233,7 @@ def wait_delivered(
         False if the time was over before.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    goals = {epoch: lane.end for epoch, lane in open_lanes(spool).items()}
+    goals = {lane.epoch: lane.end for lane in open_lanes(spool)}
     wait_s = _POLL_FIRST_S
     while True:
         goals = {e: end for e, end in goals.items() if not _reached(spool, e, end)}
@@ -249,7 +253,7 @@ def _reached(spool: Spool, epoch: str, end: End) -> bool:
     cursors = read_cursors(spool.lanes, epoch)
     if not cursors:
         # Reaped, which happens behind the last sink; or not yet opened by the engine.
-        return epoch not in open_lanes(spool)
+        return not Lane(spool.lanes, epoch).exists()
     for name in spool.sinks:
         position = cursors.get(sink_key(name), Cursor()).position
         if (position.segment, position.offset) < end[:2] or position.side < end.side:

@@ -190,8 +190,21 @@ MUTANTS: Final = (
         "lanes/test_writer.py::test_exception_thrown_into_append_does_no_harm",
     ),
     _one(
+        "the directory is read for each dead worker", "supervisor/poller.py",
+        "        for member in gone:\n            member.lane.refresh()\n",
+        "        for member in gone:\n            self.scan()\n"
+        "            member.lane.refresh()\n",
+        "supervisor/test_poller.py::test_thousands_that_end_at_once_cost_one_look",
+    ),
+    _one(
+        "lanes that wait are forgotten", "supervisor/poller.py",
+        "            self._waiting += 1\n            return None\n        try:",
+        "            return None\n        try:",
+        "supervisor/test_poller.py::test_more_lanes_than_descriptors_are_read_in_turn",
+    ),
+    _one(
         "a living owner's records are missing", "supervisor/poller.py",
-        "lane.ended, lane.final = True, is_dead", "lane.ended, lane.final = True, True",
+        "member.lane.final = member.lane.epoch in dead", "member.lane.final = True",
         "supervisor/test_poller.py::test_lane_of_the_living_is_not_deleted",
     ),
     _one(
@@ -234,14 +247,15 @@ MUTANTS: Final = (
     ),
     _one(
         "the end is read before the lock", "supervisor/poller.py",
-        "            self.scan()\n            lane.refresh()\n            lane.ended",
-        "            lane.ended",
+        "        self.scan()\n        for member in gone:\n"
+        "            member.lane.refresh()\n",
+        "        for member in gone:\n",
         "supervisor/test_poller.py::"
         "test_what_came_before_the_owners_death_is_seen_after_it",
     ),
     _one(
         "a lost lock is a death", "supervisor/poller.py",
-        "is_dead = not is_alive(member.identity)", "is_dead = True",
+        "for m in gone if not is_alive(m.identity)}", "for m in gone}",
         "supervisor/test_poller.py::test_lane_of_the_living_is_not_deleted",
     ),
     Mutant(

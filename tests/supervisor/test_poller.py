@@ -149,7 +149,7 @@ def test_what_came_before_the_owners_death_is_seen_after_it(spool) -> None:
         (member,) = poller.members.values()
         assert member.is_drained()
         end()
-    poller._ask_if_alive(member)
+    poller._ask_if_alive([member])
     assert member.lane.ended
     assert not member.is_drained()
 
@@ -187,7 +187,7 @@ def test_records_missing_at_the_end_keep_a_lane(spool) -> None:
         tend(poller)
         assert member.is_drained()
         end()
-    poller._ask_if_alive(member)
+    poller._ask_if_alive([member])
     assert not member.is_drained()
     tend(poller)
     assert cut in os.listdir(spool.lanes)
@@ -206,6 +206,50 @@ def test_full_disk_does_not_keep_an_engine_from_starting(spool, monkeypatch) -> 
     poller = opened(spool)
     poller.publish_limits()
     assert len(poller.members) == 1
+
+
+def test_thousands_that_end_at_once_cost_one_look(spool, monkeypatch) -> None:
+    """However many workers ended, the directory is read a few times, not for each: a
+    storm of short-lived workers took an hour to clear otherwise.
+    """
+    looks = []
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: looks.append(path) or real(path))
+    counts = []
+    for workers in (2, 30):
+        for _ in range(workers):
+            die_after(spool, 1)
+        poller = opened(spool)
+        deliver(poller)
+        looks.clear()
+        tend(poller)
+        assert poller.members == {}
+        counts.append(len(looks))
+    assert max(counts) < 10
+
+
+def test_more_lanes_than_descriptors_are_read_in_turn(spool, monkeypatch) -> None:
+    """What cannot be open at once waits until others were reaped: it is neither lost
+    nor taken for drained, and the operator is told what to raise.
+    """
+    said = []
+    monkeypatch.setattr(module, "_capacity", lambda: 3)
+    monkeypatch.setattr(module, "note", lambda _, text: said.append(text))
+    for _ in range(8):
+        die_after(spool, 2)
+    poller = opened(spool)
+    assert len(poller.members) == 3
+    deliver(poller)
+    assert not poller.is_drained()
+    assert poller.has_living()
+    for _ in range(6):
+        poller._rescan_at = 0.0
+        tend(poller)
+        deliver(poller)
+    assert poller.is_drained()
+    assert delivered(spool) == 16
+    assert "5 lanes wait" in said[0]
+    assert "ulimit -n" in said[0]
 
 
 def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:

@@ -151,12 +151,11 @@ def _damage(path: Path) -> tuple[int, bool, ServerStats]:
     spool, corrupt, stopped = Spool(path), 0, False
     try:
         stats = read_stats(spool)
-        for lane in open_lanes(spool).values():
+        for lane in open_lanes(spool):
             lane.ended = lane.final = True
             _, position, bad = drain(lane)
             corrupt += bad
             stopped |= lane.is_behind(lane.normalised(position))
-            lane.close()
     finally:
         spool.close()
     return corrupt, stopped, stats
