@@ -187,7 +187,7 @@ MUTANTS: Final = (
     _one(
         "an interrupted call is not numbered", "lanes/mapped.py",
         "counted = end, counted[1] + 1", "counted = end, counted[1]",
-        "lanes/test_writer.py::test_exception_thrown_into_append_does_no_harm",
+        "lanes/test_writer.py::test_records_are_numbered_without_a_gap",
     ),
     _one(
         "the directory is read for each dead worker", "supervisor/poller.py",

@@ -152,6 +152,7 @@ def test_what_came_before_the_owners_death_is_seen_after_it(spool) -> None:
     poller._ask_if_alive([member])
     assert member.lane.ended
     assert not member.is_drained()
+    assert member.lane.is_behind(member.cursors.cursors["file"].position)
 
 
 def test_lane_of_the_living_is_not_deleted(spool) -> None:
