@@ -257,10 +257,11 @@ class LaneWriter:
                 os.stat(name, dir_fd=self._directory, follow_symlinks=False)
                 break
             except FileNotFoundError:
-                del self._taken[number]
+                # A call inside this one may have come here as well.
+                self._taken.pop(number, None)
             except OSError:
                 break  # privileges were dropped: nothing can be seen
-        return OWN_BYTES + self._side_limit + sum(self._taken.values())
+        return OWN_BYTES + self._side_limit + sum([*self._taken.values()])
 
     def check(self) -> None:
         """Make sure that the lane's files are still there.

@@ -347,6 +347,27 @@ def test_records_are_numbered_without_a_gap(lanes, kind, interruptible) -> None:
     assert committed > 3
 
 
+def test_call_inside_a_look_for_room_is_kept(
+    lanes, kind, small_segments, monkeypatch
+) -> None:
+    """A call that comes while another sees which segments were freed sees them too."""
+    writer = lanes.open(kind)
+    while writer._number < 3:
+        writer.append(b"x" * 400)
+    for number in range(3):
+        (lanes.path / f"{writer.epoch}.{number}.seg").unlink()
+    said, real = [], os.stat
+
+    def stat(*args, **more):
+        monkeypatch.setattr(os, "stat", real)
+        said.append(writer.append_side(b"inner" * 2000))
+        return real(*args, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert writer.append_side(b"outer" * 2000)
+    assert said == [True]
+
+
 def _throw(what: type[BaseException] = Thrown) -> None:
     raise what
 
