@@ -7,7 +7,7 @@ anything; whether a sink can be built is found out by the supervisor before
 
 The sink grammar, one for code, `FEMTOMP_SINKS` (comma separated) and `--sink`::
 
-    console | console:json | console:text | file:PATH
+    console | console:FORMAT | file:PATH
     | journald | journald:SOCKET | otlp | otlp:ENDPOINT
 """
 
@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
+from femtomp.formats import FORMATS, Format, checked_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-FORMATS: Final = ("auto", "text", "json")
-FILE_FORMATS: Final = ("json", "text")
+CONSOLE_FORMATS: Final = tuple(FORMATS)
+FILE_FORMATS: Final = tuple(name for name in FORMATS if name != "auto")
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
 JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
@@ -39,9 +40,11 @@ class ConsoleSink:
     ----------
     stream : {"stderr", "stdout"}
         Which of the master's streams.
-    format : {"auto", "text", "json"}
+    format : {"auto", "text", "json", "flat", "ecs", "otlp-json", "logfmt"} or formatter
         "auto": coloured text on a terminal (NO_COLOR and FORCE_COLOR are respected),
-        plain text elsewhere. `FEMTOMP_CONSOLE_FORMAT` replaces "auto".
+        plain text elsewhere. `FEMTOMP_CONSOLE_FORMAT` replaces "auto". A formatter is
+        a `logging.Formatter` that can be pickled, or the path of a callable that makes
+        one, "package.module.callable"; it must be importable in the supervisor.
     level : int or str
         Records below this level are filtered (and counted) for this sink.
     name : str, optional
@@ -55,14 +58,15 @@ class ConsoleSink:
 
     stream: Literal["stderr", "stdout"] = "stderr"
     _: KW_ONLY
-    format: Literal["auto", "text", "json"] = "auto"
+    format: Format = "auto"
     level: int | str = 0
     name: str | None = None
 
     def __post_init__(self) -> None:
         """Check every option."""
         one_of("ConsoleSink", "stream", self.stream, STREAMS)
-        one_of("ConsoleSink", "format", self.format, FORMATS)
+        checked = checked_format("ConsoleSink", self.format, CONSOLE_FORMATS)
+        _set(self, "format", checked)
         _set(self, "level", level_number(self.level))
 
 
@@ -75,8 +79,8 @@ class FileSink:
     path : str or path-like
         The file; a relative path is resolved in the master, now. Its directory must
         exist.
-    format : {"json", "text"}
-        "json": one JSON object a line.
+    format : {"json", "text", "flat", "ecs", "otlp-json", "logfmt"} or formatter
+        As in `ConsoleSink`. "json": one JSON object a line.
     level, name
         As in `ConsoleSink`; the name is "file" if not given.
 
@@ -88,13 +92,13 @@ class FileSink:
 
     path: Path | str
     _: KW_ONLY
-    format: Literal["json", "text"] = "json"
+    format: Format = "json"
     level: int | str = 0
     name: str | None = None
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
-        one_of("FileSink", "format", self.format, FILE_FORMATS)
+        _set(self, "format", checked_format("FileSink", self.format, FILE_FORMATS))
         try:
             path = Path(self.path).expanduser().absolute()
         except TypeError as exc:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from femtomp.codec.resources import MAX_RESOURCES, ByResource
-from femtomp.codec.text import json_line, json_value, text_line
+from femtomp.codec.text import json_line, text_line
+from femtomp.codec.values import json_value
 from femtomp.record import Resource, Scope
 from tests.records import BRIEF, PLAIN, make
 
