@@ -17,7 +17,7 @@ import logging
 import os
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
 from femtomp.formats import FORMATS, Format, checked_format
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONSOLE_FORMATS: Final = tuple(FORMATS)
 FILE_FORMATS: Final = tuple(name for name in FORMATS if name != "auto")
+CONSOLE_FORMAT: Final = "FEMTOMP_CONSOLE_FORMAT"
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
 JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
@@ -223,7 +224,7 @@ def parse_sink(text: str) -> SinkOptions:
     """
     kind, _, argument = text.strip().partition(":")
     if kind == "console":
-        return ConsoleSink(format=cast("Any", argument or "auto"))
+        return ConsoleSink(format=argument or "auto")
     if kind == "file":
         return FileSink(argument)
     if kind == "journald":
@@ -272,9 +273,10 @@ def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:
         what = "a dict" if isinstance(item, dict) else repr(item)  # with headers
         msg = f"not a sink: {what}; use a string such as 'console', or FileSink(...)"
         raise ConfigError(msg)
-    console_format = environ.get("FEMTOMP_CONSOLE_FORMAT")
+    console_format = environ.get(CONSOLE_FORMAT)
     if isinstance(sink, ConsoleSink) and sink.format == "auto" and console_format:
-        return replace(sink, format=cast("Any", console_format))
+        checked = checked_format(CONSOLE_FORMAT, console_format, CONSOLE_FORMATS)
+        return replace(sink, format=checked)
     return sink
 
 
