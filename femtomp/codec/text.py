@@ -30,9 +30,12 @@ from femtomp.codec.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
 
     from femtomp.record import AnyValue, Record, Resource
+
+    _Paint: TypeAlias = Callable[[str, str], str]
 
 _NANOSECONDS: Final = 1_000_000_000
 _NANOSECONDS_PER_MS: Final = 1_000_000
@@ -152,27 +155,42 @@ _ESCAPES: Final = {
     for code in CONTROLS
     if code != ord("\t")
 }
-_HIDDEN: Final = ("code.", "thread.", "femtomp.template")
+# Standard attributes that a person does not read at every line.
+_HIDDEN: Final = frozenset((
+    "code.file.path",
+    "code.line.number",
+    "code.function.name",
+    "code.stacktrace",  # shown below the line, as is the exception's
+    "exception.stacktrace",
+    "femtomp.template",
+    "thread.id",
+    "thread.name",
+))  # fmt: skip
+_IN_STACKTRACE: Final = frozenset(("exception.type", "exception.message"))
 _STACKTRACE: Final = "exception.stacktrace"
 _INDENT: Final = "    "
+# "MainProcess[1234567]", so that messages begin in one column.
+_WORKER_CHARS: Final = 20
 # Upper end of a range of severity numbers, and its SGR colour.
 _COLOURS: Final = ((8, "36"), (12, "32"), (16, "33"), (20, "31"), (24, "1;31"))
 _DIM: Final = "2"
+_KEY: Final = "36"
+_ERROR: Final = "31"
 
 
 def text_line(record: Record, *, colour: bool) -> bytes:
     r"""Format a record for people: one line, and indented ones for what has more.
 
     Local time with milliseconds, level, worker and pid, logger, body, then the fields
-    as key=value; of the standard attributes only an exception is shown. Control
-    characters are shown as escapes.
+    as key=value; of the standard attributes only an exception and a stack are shown.
+    Control characters are shown as escapes.
 
     Parameters
     ----------
     record : Record
         Any record.
     colour : bool
-        Colour level and time with ANSI sequences.
+        Colour time, level, keys and what was raised with ANSI sequences.
 
     Returns
     -------
@@ -185,31 +203,49 @@ def text_line(record: Record, *, colour: bool) -> bytes:
     >>> worker = Resource({"process.pid": 7, "femtomp.worker.name": "w-1"})
     >>> r = Record(0, 9, "INFO", "shop", "hello\nyou", {"user": "ann b"}, worker)
     >>> print(text_line(r, colour=False).decode()[24:], end="")
-    INFO     w-1[7] shop: hello
+    INFO     w-1[7]               shop: hello
         you
         user="ann b"
     """
+    paint = _painted if colour else _plain
     level = _visible(record.severity_text).ljust(8)
-    when = _local_time(record.timestamp)
-    if colour:
-        level = f"\x1b[{_colour(record.severity_number)}m{level}\x1b[0m"
-        when = f"\x1b[{_DIM}m{when}\x1b[0m"
-    head = f"{when} {level} {_worker(record.resource.brief)}{_visible(record.logger)}: "
+    head = (
+        f"{paint(_local_time(record.timestamp), _DIM)} "
+        f"{paint(level, _colour(record.severity_number))} "
+        f"{_workers.get(record.resource)}{_visible(record.logger)}: "
+    )
     body = record.body if type(record.body) is str else json_value(record.body)
     lines = [_visible(line) for line in _split(body)]
     # The whole resource of a worker is for machines.
     is_long = record.event_name == "femtomp.worker.started"
-    fields = "" if is_long else " ".join(_fields(record.attributes))
+    fields = "" if is_long else " ".join(_fields(record, paint))
     if fields:
         if len(lines) == 1:
             lines[0] += " " + fields
         else:
             lines.append(fields)
-    stacktrace = record.attributes.get(_STACKTRACE)
-    if stacktrace is not None:
-        lines += [_visible(line) for line in _split(str(stacktrace).rstrip("\n"))]
+    lines += _traces(record.attributes, paint)
     text = head + f"\n{_INDENT}".join(lines) + "\n"
     return text.encode("utf-8", "backslashreplace")
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _plain(text: str, _colour: str) -> str:
+    return text
+
+
+def _traces(attributes: dict[str, AnyValue], paint: _Paint) -> Iterable[str]:
+    """Give the lines of an exception and of a stack; what was raised stands out."""
+    kind = str(attributes.get("exception.type") or "\n")
+    for key in (_STACKTRACE, "code.stacktrace"):
+        if attributes.get(key) is None:
+            continue
+        for line in _split(str(attributes[key]).rstrip("\n")):
+            shown = _visible(line)
+            yield paint(shown, _ERROR) if line.startswith(kind) else shown
 
 
 def _colour(severity_number: int) -> str:
@@ -228,19 +264,23 @@ def _local_second(second: int) -> str:
     return datetime.fromtimestamp(second).strftime("%Y-%m-%d %H:%M:%S.")  # noqa: DTZ006
 
 
-def _worker(brief: dict[str, AnyValue]) -> str:
-    name = brief.get("femtomp.worker.name", "")
-    pid = brief.get("process.pid")
+def _worker(resource: Resource) -> str:
+    name = resource.brief.get("femtomp.worker.name", "")
+    pid = resource.brief.get("process.pid")
     who = f"{name}" if pid is None else f"{name}[{pid}]"
-    return _visible(who) + " " if who else ""
+    return _visible(who).ljust(_WORKER_CHARS) + " " if who else ""
 
 
-def _fields(attributes: dict[str, AnyValue]) -> Iterable[str]:
-    traced = _STACKTRACE in attributes
-    for key, value in attributes.items():
-        if key.startswith(_HIDDEN) or (traced and key.startswith("exception.")):
-            continue
-        yield f"{_bare(key)}={_bare(value)}"
+_workers: Final = ByResource(_worker)
+
+
+def _fields(record: Record, paint: _Paint) -> Iterable[str]:
+    traced = _STACKTRACE in record.attributes
+    for key, value in record.attributes.items():
+        if key not in _HIDDEN and not (traced and key in _IN_STACKTRACE):
+            yield f"{paint(_bare(key), _KEY)}={_bare(value)}"
+    if record.dropped_attributes_count:
+        yield f"dropped_attributes_count={record.dropped_attributes_count}"
 
 
 def _bare(value: AnyValue) -> str:

@@ -5,8 +5,21 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from femtomp.record import Record, Resource, Scope
-from tests.codec.test_text import TEXT, VALUES
 
+# Every code point, lone surrogates too.
+TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.binary(max_size=20)
+    | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4)
+    ),
+    max_leaves=12,
+)
 # Names that some format gives a meaning to, and such as only look like one.
 NAMES = st.sampled_from([
     "code.file.path", "code.line.number", "code.function.name", "code.stacktrace",

@@ -14,7 +14,7 @@ from femtomp.codec import wire
 from femtomp.codec.logrecord import level_of, to_log_record
 from femtomp.record import Record, Resource, severity_number
 from femtomp.worker.capture import from_log_record
-from tests.codec.test_text import TEXT, VALUES
+from tests.codec.any_record import TEXT, VALUES
 from tests.records import PLAIN, RESOURCE, make
 
 # All that a format string may name, but for what only the first process has, or has
