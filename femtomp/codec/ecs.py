@@ -22,6 +22,7 @@ https://www.elastic.co/docs/reference/ecs
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from femtomp.codec.resources import ByResource
@@ -159,11 +160,17 @@ def _place(document: _Document, attributes: Mapping[str, AnyValue]) -> None:
         elif key not in _LEFT_OUT:
             others.append((key, value))
     for key, value in others:
-        name = key.translate(_SANITISED)
+        name = _label(key)
         if type(value) is int or type(value) is float:
             document.numbers[free_name(name, document.numbers)] = value
         else:
             document.labels[free_name(name, document.labels)] = as_text(value)
+
+
+@lru_cache(maxsize=4096)
+def _label(key: str) -> str:
+    # The vocabulary of a program's keys is small.
+    return key.translate(_SANITISED)
 
 
 def _worker(resource: Resource) -> _Document:

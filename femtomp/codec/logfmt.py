@@ -18,14 +18,23 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec.flat import flat_fields
-from femtomp.codec.values import CONTROLS, REFUSED, as_text, clean, fitting, free_name
+from femtomp.codec.values import (
+    CONTROLS,
+    REFUSED,
+    as_text,
+    clean,
+    fitting,
+    free_name,
+    is_word,
+)
 
 if TYPE_CHECKING:
     from femtomp.record import AnyValue, Record
 
 _CONTROLS: Final = "".join(map(chr, CONTROLS))
-# The replacement character is how a reader in Go marks bytes that are no text.
-_unfit: Final = re.compile(f'[\\s="\ufffd{_CONTROLS}]')
+# How a reader in Go marks bytes that are no text.
+_REPLACEMENT: Final = "\ufffd"
+_unfit: Final = re.compile(f'[\\s="{_REPLACEMENT}{_CONTROLS}]')
 _ESCAPES: Final = {
     **{code: f"\\u{code:04x}" for code in CONTROLS},
     ord("\n"): "\\n",
@@ -69,8 +78,9 @@ def _name(key: str) -> str:
 
 def _value(value: AnyValue) -> str:
     text = as_text(value)
-    if type(value) is str and text == "null":
-        return '"null"'
-    if text and _unfit.search(text) is None:
-        return text
+    if is_word(text) and _REPLACEMENT not in text:
+        return '"null"' if text == "null" and value is not None else text
+    if text.isprintable():
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{text}"'
     return f'"{text.translate(_ESCAPES)}"'

@@ -22,6 +22,8 @@ import msgspec
 from femtomp.codec.resources import ByResource
 from femtomp.codec.values import (
     CONTROLS,
+    as_text,
+    is_word,
     json_value,
     object_line,
     object_lines,
@@ -285,12 +287,9 @@ def _fields(record: Record, paint: _Paint) -> Iterable[str]:
 
 def _bare(value: AnyValue) -> str:
     # Quoted as JSON unless it reads back as one word; then it cannot look like a field.
-    text = value if type(value) is str else json_value(value)
-    if type(value) is str and (
-        not text or not text.isprintable() or any(c in text for c in ' "=')
-    ):
-        text = json_value(text)
-    return _visible(text)
+    if type(value) is str and is_word(value):
+        return str(value)
+    return _visible(as_text(value) if type(value) is int else json_value(value))
 
 
 def _split(text: str) -> list[str]:

@@ -171,11 +171,28 @@ def as_text(value: AnyValue) -> str:
     >>> as_text("a b"), as_text(["a b"]), as_text(b"x")
     ('a b', '["a b"]', 'eA==')
     """
-    if type(value) is str:
-        return value
+    kind = type(value)
+    if kind is str:
+        return str(value)
+    if kind is int and -_INT64 <= value < _INT64:
+        return str(value)
     text = json_value(value)
     # What json_value makes a string of (bytes, NaN) stands alone here, unquoted.
     return str(msgspec.json.decode(text)) if text.startswith('"') else text
+
+
+def is_word(text: str) -> bool:
+    r"""Tell whether a text can stand in ``key=value`` without quotation marks.
+
+    Examples
+    --------
+    >>> [is_word(text) for text in ("tea", "größer", "", "a b", "a=b", "\x1b")]
+    [True, True, False, False, False, False]
+    """
+    # `isprintable` knows all controls; a regular expression took 5 µs for a line.
+    return bool(text) and not (
+        " " in text or '"' in text or "=" in text or not text.isprintable()
+    )
 
 
 def scrubbed_brief(resource: Resource) -> dict[str, AnyValue]:
@@ -220,7 +237,7 @@ def level_name(record: Record) -> str:
     return _NAMES[min((number - 1) // 4, len(_NAMES) - 1)] if number > 0 else "NOTSET"
 
 
-def free_name(name: str, *taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str], others: Collection[str] = ()) -> str:
     """Return the name, with as many underscores behind it as make it a new one.
 
     Examples
@@ -228,7 +245,7 @@ def free_name(name: str, *taken: Collection[str]) -> str:
     >>> free_name("level", {"level", "level_"}), free_name("item", {"level"})
     ('level__', 'item')
     """
-    while any(name in names for names in taken):
+    while name in taken or name in others:
         name += "_"
     return name
 

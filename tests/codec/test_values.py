@@ -75,4 +75,4 @@ def test_level_has_a_name(text, number, name) -> None:
 
 def test_free_name_is_in_no_table() -> None:
     """Underscores are added until a name is free everywhere."""
-    assert free_name("a", {"a"}, {"a_"}, {"b"}) == "a__"
+    assert free_name("a", {"a", "b"}, {"a_"}) == "a__"
