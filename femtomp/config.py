@@ -231,7 +231,7 @@ def parse_sink(text: str) -> SinkOptions:
         return JournaldSink(argument or JOURNALD_SOCKET)
     if kind == "otlp":
         return OTLPSink(argument or None)
-    known = "console, console:json, file:PATH, journald or otlp"
+    known = "console, console:FORMAT, file:PATH, journald or otlp"
     msg = f"unknown sink {_shown(text)!r}: use {known}"
     raise ConfigError(msg)
 

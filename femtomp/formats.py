@@ -18,7 +18,7 @@ FORMATS: Final = {
     "auto": "text, coloured on a terminal",
     "text": "people",
     "json": "programs: everything that a record holds",
-    "flat": "Loki, Datadog, Google Cloud Logging, jq",
+    "flat": "Loki, Datadog, jq",
     "ecs": "Elasticsearch, by Filebeat or Elastic Agent",
     "otlp-json": "the OpenTelemetry Collector, by its otlpjsonfile receiver",
     "logfmt": "grep, Loki",
@@ -64,8 +64,10 @@ def checked_format(owner: str, value: object, names: tuple[str, ...]) -> Any:
     >>> checked_format("FileSink", "json", ("json", "text"))
     'json'
     """
-    if isinstance(value, PackedFormatter) or (type(value) is str and value in names):
+    if isinstance(value, PackedFormatter):
         return value
+    if isinstance(value, str) and value in names:
+        return names[names.index(value)]  # of an enum's member, its text
     if isinstance(value, str) and is_path(value):
         return value
     if callable(getattr(value, "format", None)) and not isinstance(value, (str, type)):

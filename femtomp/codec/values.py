@@ -102,7 +102,11 @@ def fitting(record: Record) -> Record:
     as digits: numbers are looked at first (0.2 µs of 1.5).
     """
     body = record.body
-    if _fits(record.attributes.values()) and (type(body) is str or _fits((body,))):
+    if (
+        _fits(record.attributes.values())
+        and (type(body) is str or _fits((body,)))
+        and (record.scope is None or _fits(scope_fields(record.scope).values()))
+    ):
         return record
     return clean(record)
 

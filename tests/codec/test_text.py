@@ -160,6 +160,12 @@ def test_unfit_scope_and_resource_are_cleaned() -> None:
     assert line["scope"] == {"name": "s\\udc80"}
 
 
+def test_number_of_a_scope_that_json_cannot_say_is_a_string() -> None:
+    """A scope's attributes follow the rules of the record's."""
+    line = parse(json_line(make(scope=Scope("lib", attributes={"n": math.nan}))))
+    assert line["scope"] == {"name": "lib", "attributes": {"n": "NaN"}}
+
+
 def test_resources_are_told_apart_by_identity() -> None:
     """Two workers with equal ids in turn never get each other's resource."""
     for number in range(2 * MAX_RESOURCES + 1):

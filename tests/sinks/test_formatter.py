@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import pickle
 
@@ -38,6 +39,12 @@ def test_sinks_take_every_name(name, tmp_path) -> None:
             FileSink(tmp_path / "f", format=name)
     else:
         assert FileSink(tmp_path / "f", format=name).format == name
+
+
+def test_member_of_an_enum_is_its_name() -> None:
+    """An application's own enum of formats is taken for its texts."""
+    form = enum.Enum("Form", {"FLAT": "flat"}, type=str)
+    assert type(ConsoleSink(format=form.FLAT).format) is str
 
 
 @pytest.mark.parametrize("name", FORMATS)
