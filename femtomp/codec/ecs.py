@@ -13,8 +13,8 @@ names alike: `http.request.method`), has the type that ECS gives it, and the pla
 free. All other fields go where their type can clash with no mapping: numbers to
 `numeric_labels` (as Elastic's APM does), the rest as texts to `labels`, with JSON for
 what is no text. In labels `.`, `*` and `\` become underscores, as the specification
-says; names that fall together get underscores behind them. So Elasticsearch refuses no
-record, and none is overwritten. Left out: template, scope, trace flags.
+says; names that fall together get underscores behind them. So no name has two types,
+and no field is overwritten. Left out: template, scope, trace flags.
 
 https://github.com/elastic/ecs-logging/tree/main/spec and
 https://www.elastic.co/docs/reference/ecs
@@ -169,8 +169,10 @@ def _place(document: _Document, attributes: Mapping[str, AnyValue]) -> None:
 
 @lru_cache(maxsize=4096)
 def _label(key: str) -> str:
-    # The vocabulary of a program's keys is small.
-    return key.translate(_SANITISED)
+    # The vocabulary of a program's keys is small. Elasticsearch refuses a document for
+    # one name that is empty or blank.
+    name = key.translate(_SANITISED)
+    return name if name.strip() else "_"
 
 
 def _worker(resource: Resource) -> _Document:

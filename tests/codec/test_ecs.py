@@ -65,6 +65,7 @@ def read(line: bytes) -> dict:
     assert datetime.strptime(f"{moment[:19]}{moment[-1]}", "%Y-%m-%dT%H:%M:%SZ")  # noqa: DTZ007 - the Z says it
     for key, value in document.get("labels", {}).items():
         assert LABEL_KEY.fullmatch(key)
+        assert key.strip()
         assert isinstance(value, str)
     return document
 
@@ -166,6 +167,12 @@ def test_label_keys_have_no_dots() -> None:
         "a_b__": "3",
         "a_b___": "4",
     }
+
+
+@pytest.mark.parametrize("key", ["", " ", "\t\n"])
+def test_label_has_a_name(key) -> None:
+    """Elasticsearch refuses a whole document for a blank name: it is an underscore."""
+    assert read(ecs_line(make(attributes={key: "x"})))["labels"] == {"_": "x"}
 
 
 def test_field_of_ecs_takes_its_own_place() -> None:
