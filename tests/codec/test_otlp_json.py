@@ -101,6 +101,7 @@ def test_line_is_the_message_of_the_otlp_sink(record) -> None:
         ("", {"stringValue": ""}),
         (True, {"boolValue": True}),
         (-(1 << 63), {"intValue": "-9223372036854775808"}),
+        (1 << 63, {"stringValue": "9223372036854775808"}),
         (1.5, {"doubleValue": 1.5}),
         (float("nan"), {"doubleValue": "NaN"}),
         (float("-inf"), {"doubleValue": "-Infinity"}),
