@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import KW_ONLY, dataclass, replace
+import pickle
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
-from femtomp.formats import FORMATS, Format, checked_format
+from femtomp.formats import FORMATS, Format, checked_format, is_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -190,13 +191,69 @@ class OTLPSink:
         )
 
 
-SinkOptions: TypeAlias = ConsoleSink | FileSink | JournaldSink | OTLPSink
-SINK_TYPES: Final = (ConsoleSink, FileSink, JournaldSink, OTLPSink)
+@dataclass(frozen=True)
+class HandlerSink:
+    """Hand records to a `logging.Handler`, or to a destination of your own.
+
+    It is made and used in the supervisor, by one thread: one connection for the whole
+    pool, and no worker waits for it. Its level, filters and formatter are respected.
+
+    Parameters
+    ----------
+    factory : str
+        Path of what makes it, "package.module.callable": a handler's class, or a
+        function that gives a handler, or an object with `write(batch)` and `close()`
+        (`femtomp.Sink`). Importable in the supervisor: not in the program's script.
+    args : mapping of str to any
+        Keyword arguments for it, which can be pickled; never shown in a repr.
+    level, name
+        As in `ConsoleSink`; the name is "handler" if not given.
+
+    Examples
+    --------
+    >>> HandlerSink("logging.handlers.SysLogHandler", args={"address": "/dev/log"})
+    HandlerSink('logging.handlers.SysLogHandler', args={'address': '***'})
+    """
+
+    factory: str
+    _: KW_ONLY
+    args: Mapping[str, Any] = field(default_factory=dict)
+    level: int | str = 0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        if not isinstance(self.factory, str) or not is_path(self.factory):
+            msg = (
+                "HandlerSink: factory must be the path of a callable, as in "
+                f"'package.module.callable', not {self.factory!r}"
+            )
+            raise ConfigError(msg)
+        try:
+            _set(self, "args", {str(k): v for k, v in dict(self.args).items()})
+            pickle.dumps(self.args)
+        except Exception as exc:
+            msg = (
+                "HandlerSink: args must be keyword arguments that can be pickled for "
+                f"the supervisor: {type(exc).__name__}: {exc}"
+            )
+            raise ConfigError(msg) from exc
+        _set(self, "level", level_number(self.level))
+
+    def __repr__(self) -> str:
+        """Show everything but the values of the arguments."""
+        args = dict.fromkeys(self.args, "***")
+        return f"HandlerSink({self.factory!r}, args={args!r})"
+
+
+SinkOptions: TypeAlias = ConsoleSink | FileSink | JournaldSink | OTLPSink | HandlerSink
+SINK_TYPES: Final = (ConsoleSink, FileSink, JournaldSink, OTLPSink, HandlerSink)
 DEFAULT_NAMES: Final[dict[type, str]] = {
     ConsoleSink: "console",
     FileSink: "file",
     JournaldSink: "journald",
     OTLPSink: "otlp",
+    HandlerSink: "handler",
 }
 
 

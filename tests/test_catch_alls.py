@@ -34,6 +34,10 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.supervisor.guardian", "_be_engine"): "the last frame, written to stderr",
     # Code of the user that is part of a sink.
     ("femtomp.sinks.formatter", "_Encoder.__call__"): "a formatter: told in the line",
+    (
+        "femtomp.sinks.handler",
+        "_Handler._failure_of",
+    ): "a handler: refused, or tried on",
 }
 
 
