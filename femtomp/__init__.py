@@ -43,9 +43,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Unpack
 
-    from femtomp.config import ConsoleSink, FileSink, JournaldSink, OTLPSink
+    from femtomp.config import (
+        ConsoleSink,
+        FileSink,
+        HandlerSink,
+        JournaldSink,
+        OTLPSink,
+    )
     from femtomp.lanes.queue import Queue
     from femtomp.options import ServerOptions
+    from femtomp.sinks import Delivered, Refused, RetryAfter, Sink
     from femtomp.supervisor.process import Server
     from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
 
@@ -54,9 +61,11 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "ConsoleSink",
+    "Delivered",
     "DrainReport",
     "FemtompError",
     "FileSink",
+    "HandlerSink",
     "Identity",
     "JournaldSink",
     "LaneStats",
@@ -65,10 +74,13 @@ __all__ = [
     "OTLPSink",
     "Queue",
     "Record",
+    "Refused",
     "Resource",
+    "RetryAfter",
     "Scope",
     "Server",
     "ServerStats",
+    "Sink",
     "SinkStats",
     "SpoolError",
     "StartError",
@@ -83,9 +95,14 @@ __all__ = [
 _LATE = {
     "ConsoleSink": "femtomp.config",
     "FileSink": "femtomp.config",
+    "HandlerSink": "femtomp.config",
     "JournaldSink": "femtomp.config",
     "OTLPSink": "femtomp.config",
     "Queue": "femtomp.lanes.queue",
+    "Delivered": "femtomp.sinks",
+    "Refused": "femtomp.sinks",
+    "RetryAfter": "femtomp.sinks",
+    "Sink": "femtomp.sinks",
     "Server": "femtomp.supervisor.process",
     "DrainReport": "femtomp.supervisor.stats",
     "LaneStats": "femtomp.supervisor.stats",

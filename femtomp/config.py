@@ -7,7 +7,7 @@ anything; whether a sink can be built is found out by the supervisor before
 
 The sink grammar, one for code, `FEMTOMP_SINKS` (comma separated) and `--sink`::
 
-    console | console:json | console:text | file:PATH
+    console | console:FORMAT | file:PATH
     | journald | journald:SOCKET | otlp | otlp:ENDPOINT
 """
 
@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import KW_ONLY, dataclass, replace
+import pickle
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
+from femtomp.formats import FORMATS, Format, checked_format, is_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-FORMATS: Final = ("auto", "text", "json")
-FILE_FORMATS: Final = ("json", "text")
+CONSOLE_FORMATS: Final = tuple(FORMATS)
+FILE_FORMATS: Final = tuple(name for name in FORMATS if name != "auto")
+CONSOLE_FORMAT: Final = "FEMTOMP_CONSOLE_FORMAT"
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
 JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
@@ -39,9 +42,11 @@ class ConsoleSink:
     ----------
     stream : {"stderr", "stdout"}
         Which of the master's streams.
-    format : {"auto", "text", "json"}
+    format : {"auto", "text", "json", "flat", "ecs", "otlp-json", "logfmt"} or formatter
         "auto": coloured text on a terminal (NO_COLOR and FORCE_COLOR are respected),
-        plain text elsewhere. `FEMTOMP_CONSOLE_FORMAT` replaces "auto".
+        plain text elsewhere. `FEMTOMP_CONSOLE_FORMAT` replaces "auto". A formatter is
+        a `logging.Formatter` that can be pickled, or the path of a callable that makes
+        one, "package.module.callable"; it must be importable in the supervisor.
     level : int or str
         Records below this level are filtered (and counted) for this sink.
     name : str, optional
@@ -55,14 +60,15 @@ class ConsoleSink:
 
     stream: Literal["stderr", "stdout"] = "stderr"
     _: KW_ONLY
-    format: Literal["auto", "text", "json"] = "auto"
+    format: Format = "auto"
     level: int | str = 0
     name: str | None = None
 
     def __post_init__(self) -> None:
         """Check every option."""
         one_of("ConsoleSink", "stream", self.stream, STREAMS)
-        one_of("ConsoleSink", "format", self.format, FORMATS)
+        checked = checked_format("ConsoleSink", self.format, CONSOLE_FORMATS)
+        _set(self, "format", checked)
         _set(self, "level", level_number(self.level))
 
 
@@ -75,8 +81,8 @@ class FileSink:
     path : str or path-like
         The file; a relative path is resolved in the master, now. Its directory must
         exist.
-    format : {"json", "text"}
-        "json": one JSON object a line.
+    format : {"json", "text", "flat", "ecs", "otlp-json", "logfmt"} or formatter
+        As in `ConsoleSink`. "json": one JSON object a line.
     level, name
         As in `ConsoleSink`; the name is "file" if not given.
 
@@ -88,13 +94,13 @@ class FileSink:
 
     path: Path | str
     _: KW_ONLY
-    format: Literal["json", "text"] = "json"
+    format: Format = "json"
     level: int | str = 0
     name: str | None = None
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
-        one_of("FileSink", "format", self.format, FILE_FORMATS)
+        _set(self, "format", checked_format("FileSink", self.format, FILE_FORMATS))
         try:
             path = Path(self.path).expanduser().absolute()
         except TypeError as exc:
@@ -185,13 +191,69 @@ class OTLPSink:
         )
 
 
-SinkOptions: TypeAlias = ConsoleSink | FileSink | JournaldSink | OTLPSink
-SINK_TYPES: Final = (ConsoleSink, FileSink, JournaldSink, OTLPSink)
+@dataclass(frozen=True)
+class HandlerSink:
+    """Hand records to a `logging.Handler`, or to a destination of your own.
+
+    It is made and used in the supervisor, by one thread: one connection for the whole
+    pool, and no worker waits for it. Its level, filters and formatter are respected.
+
+    Parameters
+    ----------
+    factory : str
+        Path of what makes it, "package.module.callable": a handler's class, or a
+        function that gives a handler, or an object with `write(batch)` and `close()`
+        (`femtomp.Sink`). Importable in the supervisor: not in the program's script.
+    args : mapping of str to any
+        Keyword arguments for it, which can be pickled; never shown in a repr.
+    level, name
+        As in `ConsoleSink`; the name is "handler" if not given.
+
+    Examples
+    --------
+    >>> HandlerSink("logging.handlers.SysLogHandler", args={"address": "/dev/log"})
+    HandlerSink('logging.handlers.SysLogHandler', args={'address': '***'})
+    """
+
+    factory: str
+    _: KW_ONLY
+    args: Mapping[str, Any] = field(default_factory=dict)
+    level: int | str = 0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        if not isinstance(self.factory, str) or not is_path(self.factory):
+            msg = (
+                "HandlerSink: factory must be the path of a callable, as in "
+                f"'package.module.callable', not {self.factory!r}"
+            )
+            raise ConfigError(msg)
+        try:
+            _set(self, "args", {str(k): v for k, v in dict(self.args).items()})
+            pickle.dumps(self.args)
+        except Exception as exc:
+            msg = (
+                "HandlerSink: args must be keyword arguments that can be pickled for "
+                f"the supervisor: {type(exc).__name__}: {exc}"
+            )
+            raise ConfigError(msg) from exc
+        _set(self, "level", level_number(self.level))
+
+    def __repr__(self) -> str:
+        """Show everything but the values of the arguments."""
+        args = dict.fromkeys(self.args, "***")
+        return f"HandlerSink({self.factory!r}, args={args!r})"
+
+
+SinkOptions: TypeAlias = ConsoleSink | FileSink | JournaldSink | OTLPSink | HandlerSink
+SINK_TYPES: Final = (ConsoleSink, FileSink, JournaldSink, OTLPSink, HandlerSink)
 DEFAULT_NAMES: Final[dict[type, str]] = {
     ConsoleSink: "console",
     FileSink: "file",
     JournaldSink: "journald",
     OTLPSink: "otlp",
+    HandlerSink: "handler",
 }
 
 
@@ -219,14 +281,14 @@ def parse_sink(text: str) -> SinkOptions:
     """
     kind, _, argument = text.strip().partition(":")
     if kind == "console":
-        return ConsoleSink(format=cast("Any", argument or "auto"))
+        return ConsoleSink(format=argument or "auto")
     if kind == "file":
         return FileSink(argument)
     if kind == "journald":
         return JournaldSink(argument or JOURNALD_SOCKET)
     if kind == "otlp":
         return OTLPSink(argument or None)
-    known = "console, console:json, file:PATH, journald or otlp"
+    known = "console, console:FORMAT, file:PATH, journald or otlp"
     msg = f"unknown sink {_shown(text)!r}: use {known}"
     raise ConfigError(msg)
 
@@ -268,9 +330,10 @@ def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:
         what = "a dict" if isinstance(item, dict) else repr(item)  # with headers
         msg = f"not a sink: {what}; use a string such as 'console', or FileSink(...)"
         raise ConfigError(msg)
-    console_format = environ.get("FEMTOMP_CONSOLE_FORMAT")
+    console_format = environ.get(CONSOLE_FORMAT)
     if isinstance(sink, ConsoleSink) and sink.format == "auto" and console_format:
-        return replace(sink, format=cast("Any", console_format))
+        checked = checked_format(CONSOLE_FORMAT, console_format, CONSOLE_FORMATS)
+        return replace(sink, format=checked)
     return sink
 
 

@@ -32,6 +32,12 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",
     ("femtomp.supervisor.pump", "Pump._write"): "a driver's fault, found and counted",
     ("femtomp.supervisor.guardian", "_be_engine"): "the last frame, written to stderr",
+    # Code of the user that is part of a sink.
+    ("femtomp.sinks.formatter", "_Encoder.__call__"): "a formatter: told in the line",
+    (
+        "femtomp.sinks.handler",
+        "_Handler._failure_of",
+    ): "a handler: refused, or tried on",
 }
 
 

@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--sink", action="append", dest="sinks", metavar="SINK", required=True,
-        help="console, console:json, file:PATH, journald or otlp; may be repeated",
+        help="console, console:FORMAT, file:PATH, journald or otlp; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--remove",

@@ -62,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         dest="sinks",
         metavar="SINK",
-        help="console, console:json, file:PATH, journald or otlp; may be repeated "
+        help="console, console:FORMAT, file:PATH, journald or otlp; may be repeated "
         "(default: what FEMTOMP_SINKS says, else the console)",
     )
     parser.add_argument(

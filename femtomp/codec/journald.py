@@ -22,7 +22,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec.resources import ByResource
-from femtomp.codec.text import json_value
+from femtomp.codec.values import json_value
 
 if TYPE_CHECKING:
     from femtomp.record import AnyValue, Record, Resource

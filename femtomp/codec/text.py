@@ -13,25 +13,35 @@ sequence to the terminal::
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from femtomp.codec.resources import ByResource
-from femtomp.record import Record, Resource, scrubbed
+from femtomp.codec.values import (
+    CONTROLS,
+    as_text,
+    is_word,
+    json_value,
+    object_line,
+    object_lines,
+    rfc3339,
+    scope_fields,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
 
-    from femtomp.record import AnyValue, Scope
+    from femtomp.record import AnyValue, Record, Resource
+
+    _Paint: TypeAlias = Callable[[str, str], str]
 
 _NANOSECONDS: Final = 1_000_000_000
 _NANOSECONDS_PER_MS: Final = 1_000_000
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, datetime's last.
-# OTLP's and JSON readers' common integer; larger ones are written as strings.
-_INT64: Final = 1 << 63
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -57,11 +67,6 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     uid: str = ""
 
 
-_encode: Final = msgspec.json.Encoder().encode
-_encode_lines: Final = msgspec.json.Encoder().encode_lines
-_REFUSED: Final = (UnicodeEncodeError, TypeError, ValueError, RecursionError)
-
-
 def json_line(record: Record) -> bytes:
     r"""Encode a record as one JSON object and a newline.
 
@@ -82,14 +87,12 @@ def json_line(record: Record) -> bytes:
 
     Examples
     --------
+    >>> from femtomp.record import Record, Resource
     >>> record = Record(1, 9, "INFO", "shop", "hello", {"n": 1}, Resource({}), "e-0")
     >>> json_line(record)[:-28]  # doctest: +ELLIPSIS
     b'{"timestamp":"1970-01-01T00:00:00.000000001Z",..."attributes":{"n":1}'
     """
-    try:
-        return _encode_lines([_line(record)])
-    except _REFUSED:
-        return _encode_lines([_line(_clean(record))])
+    return object_line(_line, record)
 
 
 def json_lines(batch: Sequence[Record]) -> bytes:
@@ -104,20 +107,10 @@ def json_lines(batch: Sequence[Record]) -> bytes:
     bytes
         As many lines as records.
     """
-    try:
-        return _encode_lines([_line(record) for record in batch])
-    except _REFUSED:
-        return b"".join([json_line(record) for record in batch])
+    return object_lines(_line, batch)
 
 
 def _line(record: Record) -> _Line:
-    # msgspec refuses strings and types aloud, but writes NaN as null and a huge integer
-    # as digits: numbers are looked at first (0.2 µs of 1.5).
-    if not (
-        _fits(record.attributes.values())
-        and (type(record.body) is str or _fits((record.body,)))
-    ):
-        record = _clean(record)
     (
         timestamp,
         number,
@@ -134,10 +127,8 @@ def _line(record: Record) -> _Line:
         scope,
         dropped,
     ) = record
-    # Digits are cut, not divided: divmod of such an integer costs 0.3 µs.
-    digits = f"{max(timestamp, 0):010d}"
     return _Line(
-        f"{_utc_second(digits[:-9])}{digits[-9:]}Z",
+        rfc3339(timestamp),
         text,
         number,
         logger,
@@ -148,110 +139,60 @@ def _line(record: Record) -> _Line:
         span_id,
         flags,
         event,
-        None if scope is None else _scope(scope),
+        None if scope is None else scope_fields(scope),
         dropped,
         uid,
     )
-
-
-def _clean(record: Record) -> Record:
-    clean = scrubbed(record)._replace(resource=record.resource)
-    if clean.scope is None:
-        return clean
-    # scrubbed() leaves the scope alone; its fields are cleaned as attributes are.
-    holder = clean._replace(attributes=_scope(clean.scope), scope=None)
-    return clean._replace(scope=clean.scope._replace(**scrubbed(holder).attributes))
-
-
-def _scope(scope: Scope) -> dict[str, AnyValue]:
-    return {key: value for key, value in scope._asdict().items() if value is not None}
-
-
-def _fits(values: Iterable[AnyValue]) -> bool:  # noqa: C901 - one branch a type
-    # Tells whether msgspec writes these as the contract says, short of what it refuses.
-    for value in values:
-        kind = type(value)
-        if kind is str or value is None:
-            continue
-        if kind is int:
-            if not -_INT64 <= value < _INT64:
-                return False
-        elif kind is float:
-            if value - value != 0.0:  # NaN and infinities
-                return False
-        elif kind is list:
-            if not _fits(value):
-                return False
-        elif kind is dict:
-            if not _fits(value.values()):
-                return False
-        elif kind is not bool and kind is not bytes:
-            return False
-    return True
-
-
-@lru_cache(maxsize=64)
-def _utc_second(digits: str) -> str:
-    # A batch spans few seconds; formatting one took 1.3 µs, finding it 0.06.
-    second = min(max(int(digits), 0), _LAST_SECOND)
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-
-
-def json_value(value: AnyValue) -> str:
-    """Encode one value as JSON text, under the rules of `json_line`.
-
-    Examples
-    --------
-    >>> json_value({"a": [1, None, b"x"]}), json_value(float("inf"))
-    ('{"a":[1,null,"eA=="]}', '"Infinity"')
-    """
-    try:
-        if _fits((value,)):
-            return _encode(value).decode()
-    except _REFUSED:
-        pass
-    return _encode(scrubbed(_EMPTY._replace(body=value)).body).decode()
 
 
 def _brief(resource: Resource) -> msgspec.Raw:
     return msgspec.Raw(json_value(resource.brief).encode())
 
 
-_EMPTY: Final = Record(0, 0, "", "", None, {}, Resource({}))
 _briefs: Final = ByResource(_brief)
 
-# Everything that moves a cursor, ends a line or reorders text: C0 and C1 controls, DEL,
-# the Unicode line ends, and bidirectional overrides. Tab stays: it only leaves space.
+# Controls are shown as Python escapes. Tab stays: it only leaves space.
 _ESCAPES: Final = {
     code: f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004
-    for code in (
-        *range(0x20),
-        *range(0x7F, 0xA0),
-        *(0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)),
-    )
+    for code in CONTROLS
     if code != ord("\t")
 }
-_HIDDEN: Final = ("code.", "thread.", "femtomp.template")
+# Standard attributes that a person does not read at every line.
+_HIDDEN: Final = frozenset((
+    "code.file.path",
+    "code.line.number",
+    "code.function.name",
+    "code.stacktrace",  # shown below the line, as is the exception's
+    "exception.stacktrace",
+    "femtomp.template",
+    "thread.id",
+    "thread.name",
+))  # fmt: skip
+_IN_STACKTRACE: Final = frozenset(("exception.type", "exception.message"))
 _STACKTRACE: Final = "exception.stacktrace"
 _INDENT: Final = "    "
+# "MainProcess[1234567]", so that messages begin in one column.
+_WORKER_CHARS: Final = 20
 # Upper end of a range of severity numbers, and its SGR colour.
 _COLOURS: Final = ((8, "36"), (12, "32"), (16, "33"), (20, "31"), (24, "1;31"))
 _DIM: Final = "2"
+_KEY: Final = "36"
+_ERROR: Final = "31"
 
 
 def text_line(record: Record, *, colour: bool) -> bytes:
     r"""Format a record for people: one line, and indented ones for what has more.
 
     Local time with milliseconds, level, worker and pid, logger, body, then the fields
-    as key=value; of the standard attributes only an exception is shown. Control
-    characters are shown as escapes.
+    as key=value; of the standard attributes only an exception and a stack are shown.
+    Control characters are shown as escapes.
 
     Parameters
     ----------
     record : Record
         Any record.
     colour : bool
-        Colour level and time with ANSI sequences.
+        Colour time, level, keys and what was raised with ANSI sequences.
 
     Returns
     -------
@@ -260,34 +201,53 @@ def text_line(record: Record, *, colour: bool) -> bytes:
 
     Examples
     --------
+    >>> from femtomp.record import Record, Resource
     >>> worker = Resource({"process.pid": 7, "femtomp.worker.name": "w-1"})
     >>> r = Record(0, 9, "INFO", "shop", "hello\nyou", {"user": "ann b"}, worker)
     >>> print(text_line(r, colour=False).decode()[24:], end="")
-    INFO     w-1[7] shop: hello
+    INFO     w-1[7]               shop: hello
         you
         user="ann b"
     """
+    paint = _painted if colour else _plain
     level = _visible(record.severity_text).ljust(8)
-    when = _local_time(record.timestamp)
-    if colour:
-        level = f"\x1b[{_colour(record.severity_number)}m{level}\x1b[0m"
-        when = f"\x1b[{_DIM}m{when}\x1b[0m"
-    head = f"{when} {level} {_worker(record.resource.brief)}{_visible(record.logger)}: "
+    head = (
+        f"{paint(_local_time(record.timestamp), _DIM)} "
+        f"{paint(level, _colour(record.severity_number))} "
+        f"{_workers.get(record.resource)}{_visible(record.logger)}: "
+    )
     body = record.body if type(record.body) is str else json_value(record.body)
     lines = [_visible(line) for line in _split(body)]
     # The whole resource of a worker is for machines.
     is_long = record.event_name == "femtomp.worker.started"
-    fields = "" if is_long else " ".join(_fields(record.attributes))
+    fields = "" if is_long else " ".join(_fields(record, paint))
     if fields:
         if len(lines) == 1:
             lines[0] += " " + fields
         else:
             lines.append(fields)
-    stacktrace = record.attributes.get(_STACKTRACE)
-    if stacktrace is not None:
-        lines += [_visible(line) for line in _split(str(stacktrace).rstrip("\n"))]
+    lines += _traces(record.attributes, paint)
     text = head + f"\n{_INDENT}".join(lines) + "\n"
     return text.encode("utf-8", "backslashreplace")
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _plain(text: str, _colour: str) -> str:
+    return text
+
+
+def _traces(attributes: dict[str, AnyValue], paint: _Paint) -> Iterable[str]:
+    """Give the lines of an exception and of a stack; what was raised stands out."""
+    kind = str(attributes.get("exception.type") or "\n")
+    for key in (_STACKTRACE, "code.stacktrace"):
+        if attributes.get(key) is None:
+            continue
+        for line in _split(str(attributes[key]).rstrip("\n")):
+            shown = _visible(line)
+            yield paint(shown, _ERROR) if line.startswith(kind) else shown
 
 
 def _colour(severity_number: int) -> str:
@@ -306,29 +266,30 @@ def _local_second(second: int) -> str:
     return datetime.fromtimestamp(second).strftime("%Y-%m-%d %H:%M:%S.")  # noqa: DTZ006
 
 
-def _worker(brief: dict[str, AnyValue]) -> str:
-    name = brief.get("femtomp.worker.name", "")
-    pid = brief.get("process.pid")
+def _worker(resource: Resource) -> str:
+    name = resource.brief.get("femtomp.worker.name", "")
+    pid = resource.brief.get("process.pid")
     who = f"{name}" if pid is None else f"{name}[{pid}]"
-    return _visible(who) + " " if who else ""
+    return _visible(who).ljust(_WORKER_CHARS) + " " if who else ""
 
 
-def _fields(attributes: dict[str, AnyValue]) -> Iterable[str]:
-    traced = _STACKTRACE in attributes
-    for key, value in attributes.items():
-        if key.startswith(_HIDDEN) or (traced and key.startswith("exception.")):
-            continue
-        yield f"{_bare(key)}={_bare(value)}"
+_workers: Final = ByResource(_worker)
+
+
+def _fields(record: Record, paint: _Paint) -> Iterable[str]:
+    traced = _STACKTRACE in record.attributes
+    for key, value in record.attributes.items():
+        if key not in _HIDDEN and not (traced and key in _IN_STACKTRACE):
+            yield f"{paint(_bare(key), _KEY)}={_bare(value)}"
+    if record.dropped_attributes_count:
+        yield f"dropped_attributes_count={record.dropped_attributes_count}"
 
 
 def _bare(value: AnyValue) -> str:
     # Quoted as JSON unless it reads back as one word; then it cannot look like a field.
-    text = value if type(value) is str else json_value(value)
-    if type(value) is str and (
-        not text or not text.isprintable() or any(c in text for c in ' "=')
-    ):
-        text = json_value(text)
-    return _visible(text)
+    if type(value) is str and is_word(value):
+        return str(value)
+    return _visible(as_text(value) if type(value) is int else json_value(value))
 
 
 def _split(text: str) -> list[str]:

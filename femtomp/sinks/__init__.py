@@ -57,3 +57,7 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Release what the driver holds; called once, by the same thread."""
+
+
+Sink = Driver
+"""The name of the protocol on the public door: a destination of the user's own."""

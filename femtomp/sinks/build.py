@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from femtomp.config import ConsoleSink, FileSink, JournaldSink, OTLPSink
+from femtomp.config import (
+    ConsoleSink,
+    FileSink,
+    HandlerSink,
+    JournaldSink,
+    OTLPSink,
+)
 from femtomp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +31,7 @@ def build(
 
     Parameters
     ----------
-    options : ConsoleSink, FileSink, JournaldSink or OTLPSink
+    options : ConsoleSink, FileSink, JournaldSink, OTLPSink or HandlerSink
         What to build.
     stderr_fd, stdout_fd : int
         The master's streams, for the console; not closed by any driver.
@@ -61,5 +67,9 @@ def build(
         from femtomp.sinks.otlp import open_driver
 
         return open_driver(options, environ=environ)
+    if isinstance(options, HandlerSink):
+        from femtomp.sinks import handler
+
+        return handler.open_driver(options)
     msg = f"not a sink: {options!r}"
     raise ConfigError(msg)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from femtomp.config import ConsoleSink
+    from femtomp.formats import Format
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome
 
@@ -73,9 +74,9 @@ def wants_colour(fd: int, environ: Mapping[str, str]) -> bool:
 
 
 class _Console:
-    def __init__(self, fd: int, format_name: str, *, colour: bool) -> None:
+    def __init__(self, fd: int, form: Format, *, colour: bool) -> None:
         self._fd = fd
-        self._encode = line_encoder(format_name, colour=colour)
+        self._encode = line_encoder(form, colour=colour)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         # The line that was cut, and how much of it is out already.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from femtomp.config import FileSink
+    from femtomp.formats import Format
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome
 
@@ -57,7 +58,7 @@ def open_driver(options: FileSink) -> Driver:
 
 
 class _File:
-    def __init__(self, path: str, format_name: str) -> None:
+    def __init__(self, path: str, format_name: Format) -> None:
         self._path = path
         self._encode = line_encoder(format_name)
         self._encode_all = batch_encoder(format_name)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from femtomp.codec.journald import MAX_FIELDS, datagram
 from femtomp.record import Resource, Scope
-from tests.codec.test_text import TEXT, VALUES
+from tests.codec.any_record import TEXT, VALUES
 from tests.records import make
 
 NAME = re.compile(rb"[A-Z][A-Z0-9_]{0,63}")

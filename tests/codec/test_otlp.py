@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from femtomp.record import Resource, Scope
-from tests.codec.test_text import TEXT, VALUES
+from tests.codec.any_record import TEXT, VALUES
 from tests.components import missing, require
 from tests.records import RESOURCE, batch, make
 

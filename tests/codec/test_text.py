@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from datetime import datetime
 
 import pytest
@@ -12,24 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from femtomp.codec.resources import MAX_RESOURCES, ByResource
-from femtomp.codec.text import json_line, json_value, text_line
+from femtomp.codec.text import json_line, text_line
+from femtomp.codec.values import json_value
 from femtomp.record import Resource, Scope
+from tests.codec.any_record import DANGEROUS, RECORDS, TEXT, VALUES
 from tests.records import BRIEF, PLAIN, make
-
-# Every code point, lone surrogates too.
-TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.binary(max_size=20)
-    | TEXT,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4)
-    ),
-    max_leaves=12,
-)
 
 
 def expected(value):
@@ -172,6 +160,12 @@ def test_unfit_scope_and_resource_are_cleaned() -> None:
     assert line["scope"] == {"name": "s\\udc80"}
 
 
+def test_number_of_a_scope_that_json_cannot_say_is_a_string() -> None:
+    """A scope's attributes follow the rules of the record's."""
+    line = parse(json_line(make(scope=Scope("lib", attributes={"n": math.nan}))))
+    assert line["scope"] == {"name": "lib", "attributes": {"n": "NaN"}}
+
+
 def test_resources_are_told_apart_by_identity() -> None:
     """Two workers with equal ids in turn never get each other's resource."""
     for number in range(2 * MAX_RESOURCES + 1):
@@ -201,7 +195,7 @@ def text(**changes) -> str:
 
 def test_text_line_shows_who_said_what() -> None:
     """Level, worker, logger, body and own fields are on one line."""
-    expected = "INFO     worker-1[812] shop.cart: user 42 logged in user_id=42\n"
+    expected = "INFO     worker-1[812]        shop.cart: user 42 logged in user_id=42\n"
     assert text() == expected
 
 
@@ -279,11 +273,69 @@ def test_nothing_drives_the_terminal(name, logger, body, attributes, key) -> Non
     assert not dangerous & {ord(c) for c in first.replace("\t", "")}
 
 
-def test_colour_is_only_added() -> None:
-    """The coloured line is the plain one with ANSI sequences."""
-    coloured = text_line(make(severity_number=17), colour=True).decode()
-    plain = text_line(make(severity_number=17), colour=False).decode()
-    assert "\x1b[31mINFO" in coloured
-    for sequence in ("\x1b[31m", "\x1b[2m", "\x1b[0m"):
-        coloured = coloured.replace(sequence, "")
-    assert coloured == plain
+def test_messages_begin_in_one_column() -> None:
+    """Workers of usual names take the same room, so do levels."""
+    columns = {
+        text(
+            severity_text=level,
+            resource=Resource({"femtomp.worker.name": name, "process.pid": pid}),
+        ).index("shop.cart")
+        for level, name, pid in (
+            ("INFO", "w", 1),
+            ("CRITICAL", "ForkProcess-12", 3999),
+            ("WARNING", "MainProcess", 4_194_303),
+        )
+    }
+    assert columns == {30}
+
+
+def test_stack_of_a_call_is_shown() -> None:
+    """A stack that the call asked for is below its line, as an exception's is."""
+    attributes = {"code.stacktrace": "Stack (most recent call last):\n  x"}
+    assert text(body="one", attributes=attributes).splitlines()[1:] == [
+        "    Stack (most recent call last):",
+        "      x",
+    ]
+
+
+def test_fields_that_look_like_standard_ones_are_shown() -> None:
+    """Only what stands elsewhere, or says the same at every line, is left out."""
+    attributes = {"code.review": 1, "thread.name": "T", "exception.count": 2}
+    line = text(body="one", attributes=attributes, dropped_attributes_count=3)
+    assert line.endswith(
+        "one code.review=1 exception.count=2 dropped_attributes_count=3\n"
+    )
+
+
+SGR = re.compile("\x1b\\[[0-9;]*m")
+
+
+@given(RECORDS)
+def test_colour_is_only_added(record) -> None:
+    """The coloured line is the plain one with ANSI sequences, of any record."""
+    coloured = text_line(record, colour=True).decode()
+    assert coloured != (plain := text_line(record, colour=False).decode())
+    assert SGR.sub("", coloured) == plain
+
+
+def test_what_is_coloured() -> None:
+    """Time, level, keys and what was raised stand out; colour always ends."""
+    attributes = {
+        "n": 1,
+        "exception.type": "shop.Error",
+        "exception.stacktrace": "Traceback:\n  x\nshop.Error: no\n  tea",
+    }
+    line = text_line(make(severity_number=17, attributes=attributes), colour=True)
+    assert line.startswith(b"\x1b[2m2023-11-1")
+    assert b"\x1b[31mINFO    \x1b[0m worker-1" in line
+    assert b"\x1b[36mn\x1b[0m=1\n" in line
+    assert b"\n      x\n    \x1b[31mshop.Error: no\x1b[0m\n      tea\n" in line
+
+
+@given(RECORDS)
+def test_text_of_any_record_begins_one_line(record) -> None:
+    """Whatever a record holds, it has one line that begins as a record does."""
+    first, *others = text_line(record, colour=False).decode().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ", first)
+    assert all(other.startswith("    ") for other in others)
+    assert not DANGEROUS - {"\t"} & set("".join(others))

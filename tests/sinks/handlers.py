@@ -1,0 +1,74 @@
+"""Handlers and sinks that the supervisor imports by their path."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NoReturn
+
+from femtomp.sinks import Delivered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from femtomp.record import Record
+    from femtomp.sinks import Outcome
+
+
+class Scripted(logging.Handler):
+    """Raises what the script says for a body, as often as it says; keeps the rest."""
+
+    def __init__(self, script: dict[str, list[Exception]], *, aloud: bool = False):
+        super().__init__()
+        self.script = script
+        self.aloud = aloud
+        self.kept: list[logging.LogRecord] = []
+        self.flushed = 0
+        self.closed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it, or fail as `logging`'s own handlers do, or aloud."""
+        try:
+            errors = self.script.get(record.getMessage(), [])
+            if errors:
+                raise errors.pop(0)
+        except Exception:
+            if self.aloud:
+                raise
+            self.handleError(record)
+            return
+        self.kept.append(record)
+
+    def flush(self) -> None:
+        """Count."""
+        self.flushed += 1
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+        super().close()
+
+
+class Lines:
+    """A destination of one's own: bodies in a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def write(self, batch: Sequence[Record]) -> Outcome:
+        """Append the bodies."""
+        with open(self.path, "a") as file:
+            file.writelines(f"{record.body}\n" for record in batch)
+        return Delivered()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def broken() -> NoReturn:
+    """Fail."""
+    raise RuntimeError("no such server")
+
+
+def nothing() -> object:
+    """Make what is no sink."""
+    return object()
