@@ -157,8 +157,12 @@ def start_server(
         `OTEL_SERVICE_NAME`.
     level : int or str, optional
         What `worker_init` sets in every worker; `FEMTOMP_LEVEL`, else INFO.
-    config : None
-        Reserved.
+    config : path-like or mapping, optional
+        A TOML file (`femtomp.toml`, or `pyproject.toml` for its `[tool.femtomp]`) or a
+        mapping of the same shape, with any of these parameters and options, and sinks
+        as strings or tables (``{type = "file", path = "app.jsonl"}``). Not given: the
+        file that `FEMTOMP_CONFIG` names, if it does. Arguments win over the
+        environment, that over the file.
     **options
         `linger_s` : float
             How long the supervisor stays when no process is left to serve and a sink

@@ -55,6 +55,7 @@ ROOMS: dict[str, str] = {
     "codec": "codec",
     "config": "base",
     "options": "base",
+    "settings": "base",
     "errors": "base",
     "formats": "base",
     "integrations": "integrations",

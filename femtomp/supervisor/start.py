@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from femtomp.config import OTLPSink, SinkOptions, level_number, resolve_sinks
@@ -22,6 +22,7 @@ from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.space import default_quota
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.options import ServerConfig, ServerOptions, check_options
+from femtomp.settings import Settings, load
 from femtomp.supervisor.adoption import Taken, Wanted, adopt, create
 from femtomp.supervisor.launch import Launcher, launch
 from femtomp.supervisor.pair import Pair
@@ -69,9 +70,12 @@ def start(
 ) -> Server:
     """Start a supervisor; see `femtomp.start_server`, which fills in the makers."""
     global _running  # noqa: PLW0603 - one server a process
-    if config is not None:
-        msg = "config= is not supported by this version: pass options as arguments"
-        raise ConfigError(msg)
+    said = load(config, os.environ)
+    sinks, level = _over(sinks, level, said, os.environ)
+    spool_parent = spool_parent or _parent(said, os.environ)
+    name = name or said.name
+    given: dict[str, Any] = {**said.options, **options}
+    options = cast("ServerOptions", given)
     check_options(options)
     attached = _attach_in_child(make_queue, make_init)
     if attached is not None:
@@ -81,7 +85,8 @@ def start(
         raise AlreadyStartedError(msg)
     resolved = resolve_sinks(sinks, os.environ)
     _require_extras(resolved)
-    attributes = _resource(resource, name)
+    stated = _stated_resource(said.resource, resource)
+    attributes = _resource(stated, name)
     workers = _workers(options.get("worker_uid"), options.get("worker_gid"))
     parent = place.choose_parent(spool_parent, os.environ, workers)
     quota = options.setdefault(
@@ -102,7 +107,7 @@ def start(
     )
     wanted = Wanted(
         told.name,
-        _guessed_from(name, resource),
+        _guessed_from(name, stated),
         told.level,
         tuple(str(sink.name) for sink in resolved),
         {"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
@@ -130,6 +135,21 @@ def start(
     atexit.register(_stop_at_exit)
     _running = server
     return server
+
+
+def _over(
+    sinks: object, level: int | str | None, said: Settings, environ: Mapping[str, str]
+) -> tuple[object, int | str | None]:
+    """Return sinks and level: arguments over the environment over the file."""
+    if sinks is None and not environ.get("FEMTOMP_SINKS", "").strip(" ,"):
+        sinks = said.sinks
+    if level is None and "FEMTOMP_LEVEL" not in environ:
+        level = said.level
+    return sinks, level
+
+
+def _parent(said: Settings, environ: Mapping[str, str]) -> str | None:
+    return None if environ.get("FEMTOMP_SPOOL_PARENT") else said.spool_parent
 
 
 def _take_and_launch(
@@ -265,37 +285,40 @@ class GuessedName(str):
         return made
 
 
-def _guessed_from(name: str | None, given: Mapping[str, object] | None) -> str | None:
+def _guessed_from(name: str | None, stated: Mapping[str, object]) -> str | None:
     """Return what the server's name was guessed from; None if somebody said it."""
     if isinstance(name, GuessedName):
         return name.source
-    if name or "service.name" in _said_resource(given):
+    if name or "service.name" in stated:
         return None
     script = (getattr(sys, "argv", None) or [""])[0]
     return str(Path(script).absolute()) if script and Path(script).is_file() else ""
 
 
-def _resource(
-    given: Mapping[str, object] | None, name: str | None
-) -> dict[str, object]:
-    """Merge the resource: arguments over OTEL_* over what can be guessed."""
-    merged = _said_resource(given)
+def _resource(stated: Mapping[str, object], name: str | None) -> dict[str, object]:
+    """Return what was stated, with a service's name in any case."""
     script = Path((getattr(sys, "argv", None) or [""])[0]).stem
-    merged.setdefault("service.name", str(name or script.lstrip("-") or "python"))
-    return merged
+    guessed = str(name or script.lstrip("-") or "python")
+    return {"service.name": guessed, **stated}
 
 
-def _said_resource(given: Mapping[str, object] | None) -> dict[str, object]:
-    merged: dict[str, object] = {}
+def _stated_resource(
+    in_file: Mapping[str, object], given: Mapping[str, object] | None
+) -> dict[str, object]:
+    """Merge the resource: arguments over OTEL_* over the configuration file."""
+    merged = _checked(in_file)
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         word, equals, text = pair.partition("=")
         if equals and word.strip():
             merged[word.strip()] = unquote(text.strip())
     if service := os.environ.get("OTEL_SERVICE_NAME"):
         merged["service.name"] = service
-    for key, value in (given or {}).items():
+    return {**merged, **_checked(given or {})}
+
+
+def _checked(attributes: Mapping[str, object]) -> dict[str, object]:
+    for key, value in attributes.items():
         if not isinstance(key, str) or not isinstance(value, (str, int, float, bool)):
             msg = f"resource: {key!r}: {value!r} must be str: str, number or bool"
             raise ConfigError(msg)
-        merged[key] = value
-    return merged
+    return dict(attributes)
