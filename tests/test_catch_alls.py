@@ -24,6 +24,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.capture", "message"): "__str__ and __format__ of arguments",
     ("femtomp.worker.exceptions", "take"): "an exception's own attributes",
     ("femtomp.worker.exceptions", "_exact_text"): "__str__ of exceptions and notes",
+    ("femtomp.worker.exceptions", "_Walk._notes"): "__notes__ may be a property",
     ("femtomp.worker.plain", "text"): "__str__ of a message or name",
     ("femtomp.worker.capture", "_int"): "__int__ of a level",
     ("femtomp.worker.plain", "_plain"): "__repr__ and iteration of any object",

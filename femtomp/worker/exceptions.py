@@ -42,9 +42,17 @@ MAX_EXACT_EXCEPTIONS: Final = 256
 # Where a filter looks for frames to keep.
 _MAX_LOOKED_AT: Final = 2 * MAX_EXACT_FRAMES
 _EXC_INFO_LENGTH: Final = 3  # type, value, traceback
+_MOST_LINES: Final = 1 << 31
 
 _LIBRARY: Final = os.path.dirname(os.__file__) + "/"  # noqa: PTH120 - not loaded here
 _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
+
+# What the interpreter keeps, whatever a class answers in its place.
+_cause: Final = BaseException.__dict__["__cause__"].__get__
+_context: Final = BaseException.__dict__["__context__"].__get__
+_is_suppressed: Final = BaseException.__dict__["__suppress_context__"].__get__
+_trace: Final = BaseException.__dict__["__traceback__"].__get__
+_members: Final = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 class Taken(NamedTuple):
@@ -71,9 +79,12 @@ def take(
     """
     is_triple = isinstance(exc_info, tuple) and len(exc_info) == _EXC_INFO_LENGTH
     error = exc_info[1] if is_triple else exc_info
-    if not isinstance(error, BaseException):  # exc_info=True outside of an `except`
+    # By its type: `__class__` may lie.
+    if not issubclass(
+        type(error), BaseException
+    ):  # exc_info=True outside of an `except`
         return Taken("", "", text(exc_text), None) if exc_text else None
-    trace = exc_info[2] if is_triple else error.__traceback__
+    trace = exc_info[2] if is_triple else _trace(error)
     walk = _Walk(limits)
     try:
         structure = walk.take(error, trace)
@@ -139,7 +150,7 @@ class _Walk:
 
     def _follow(self, error: Any, trace: Any, depth: int) -> int | None:
         """Return the index of an exception; None for one that was met, or is none."""
-        if not isinstance(error, BaseException) or id(error) in self._seen:
+        if id(error) in self._seen:
             return None
         if len(self._found) == MAX_EXCEPTIONS:
             self._count_left_out(error)
@@ -151,13 +162,14 @@ class _Walk:
     def _count_left_out(self, error: Any) -> None:
         """Count a chain that is not followed, as far as its length still matters."""
         while (
-            isinstance(error, BaseException)
+            error is not None
             and id(error) not in self._seen
             and self._left_out <= MAX_EXACT_EXCEPTIONS
         ):
             self._seen.add(id(error))
             self._left_out += 1
-            error = error.__cause__ or error.__context__
+            cause = _cause(error)
+            error = _context(error) if cause is None else cause
 
     def _entry(
         self, error: BaseException, trace: Any, depth: int
@@ -176,21 +188,22 @@ class _Walk:
 
     def _chain(self, error: BaseException, depth: int, more: dict[str, Any]) -> None:
         """Follow what Python shows above it: the cause, else the context."""
-        if error.__suppress_context__:
+        name, other = "cause", _cause(error)
+        if _is_suppressed(error):
             more["suppress_context"] = True
-        for name, other in (("cause", error.__cause__), ("context", error.__context__)):
-            if other is None or (name == "context" and error.__suppress_context__):
-                continue
-            if (index := self._follow(other, other.__traceback__, depth)) is not None:
-                more[name] = index
+        elif other is None:
+            name, other = "context", _context(error)
+        if other is None:
             return
+        if (index := self._follow(other, _trace(other), depth)) is not None:
+            more[name] = index
 
     def _members(
         self, group: BaseExceptionGroup[Any], depth: int, more: dict[str, Any]
     ) -> None:
-        members = group.exceptions
+        members = _members(group)
         shown = members[:MAX_MEMBERS] if depth < MAX_GROUP_DEPTH else ()
-        found = [self._follow(one, one.__traceback__, depth + 1) for one in shown]
+        found = [self._follow(one, _trace(one), depth + 1) for one in shown]
         more["members"] = kept = [index for index in found if index is not None]
         if left_out := len(members) - len(kept):
             more["members_left_out"] = left_out
@@ -201,7 +214,10 @@ class _Walk:
         return said if len(said) <= limit else said[: max(0, limit - 1)] + "…"
 
     def _notes(self, error: BaseException) -> list[str]:
-        notes = getattr(error, "__notes__", None)
+        try:
+            notes = getattr(error, "__notes__", None)
+        except Exception as exc:
+            return [f"<notes cannot be read: {type_name(exc)}>"]
         if notes is None:
             return []
         if not isinstance(notes, (list, tuple)):
@@ -212,18 +228,21 @@ class _Walk:
         return kept
 
     def _syntax(self, error: SyntaxError) -> dict[str, Any]:
-        """Return where in which text the error is: what of it is a text or number."""
-        found = {
-            "file": error.filename, "line": error.lineno, "column": error.offset,
+        """Return where in which text the error is: what of it is of its usual type."""
+        numbers = {
+            "line": error.lineno, "column": error.offset,
             "end_line": error.end_lineno, "end_column": error.end_offset,
-            "text": error.text, "message": error.msg,
         }  # fmt: skip
+        texts = {"file": error.filename, "text": error.text}
         kept: dict[str, Any] = {}
-        for name, value in found.items():
-            if type(value) is int and 0 <= value < 1 << 31:
-                kept[name] = value
-            elif isinstance(value, str):
-                kept[name] = self._short(exact(value))
+        for name, number in numbers.items():
+            if type(number) is int and 0 <= number < _MOST_LINES:
+                kept[name] = number
+        for name, said in texts.items():
+            if type(said) is str:
+                kept[name] = self._short(said)
+        if error.msg:
+            kept["message"] = self._short(text(error.msg))
         return kept
 
     def _frames(self, trace: TracebackType | None) -> tuple[list[Any], int]:
