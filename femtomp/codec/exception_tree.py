@@ -145,7 +145,7 @@ def read_exception(value: object) -> ExceptionTree:
         raise CodecError(msg)
     try:
         return reader(value)
-    except (TypeError, ValueError, KeyError) as exc:
+    except (TypeError, ValueError, KeyError, AttributeError) as exc:
         msg = f"the exception cannot be read: {type(exc).__name__}: {exc}"
         raise CodecError(msg) from exc
 

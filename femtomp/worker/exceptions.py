@@ -234,10 +234,11 @@ class _Walk:
             "end_line": error.end_lineno, "end_column": error.end_offset,
         }  # fmt: skip
         texts = {"file": error.filename, "text": error.text}
-        kept: dict[str, Any] = {}
-        for name, number in numbers.items():
-            if type(number) is int and 0 <= number < _MOST_LINES:
-                kept[name] = number
+        kept: dict[str, Any] = {
+            name: number
+            for name, number in numbers.items()
+            if type(number) is int and 0 <= number < _MOST_LINES
+        }
         for name, said in texts.items():
             if type(said) is str:
                 kept[name] = self._short(said)

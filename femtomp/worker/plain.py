@@ -48,7 +48,8 @@ class Room:
     values : int
         How many may still be made.
     length, depth : int
-        Of a text or bytes, and of containers in containers.
+        Of a text or bytes, and of containers in containers. Numbers that are too large
+        to be numbers are no texts that somebody wrote: they stay whole.
     cut : int
         Length of the longest text that was cut; 0 if none was.
     """

@@ -79,7 +79,7 @@ def test_what_is_no_exception_is_refused(value) -> None:
 
 def test_newer_versions_are_refused() -> None:
     """A version that does not exist yet is named, with what to do."""
-    with pytest.raises(CodecError, match="version 2 .* use the version that wrote it"):
+    with pytest.raises(CodecError, match=r"version 2 .* use the version that wrote it"):
         read_exception({"version": 2, "exceptions": []})
 
 

@@ -87,7 +87,7 @@ def _context():
     try:
         _plain()
     except KeyError:
-        raise ValueError("outer")
+        raise ValueError("outer")  # noqa: B904 - a context is what is tested
 
 
 def _suppressed():
