@@ -38,7 +38,7 @@ from femtomp.config import (
     parse_sink,
 )
 from femtomp.errors import ConfigError
-from femtomp.options import OPTION_NAMES, check_options
+from femtomp.options import LIMIT_NAMES, OPTION_NAMES, check_options
 
 VARIABLE: Final = "FEMTOMP_CONFIG"
 _TYPES: Final[dict[str, type]] = {
@@ -117,8 +117,8 @@ def _table(where: str, path: Path) -> Mapping[str, Any]:
 def _settings(where: str, table: Mapping[str, Any]) -> Settings:
     options = {k: v for k, v in table.items() if k not in _NAMED}
     for key in options:
-        if key not in OPTION_NAMES:
-            allowed = ", ".join((*_NAMED, *sorted(OPTION_NAMES)))
+        if key not in OPTION_NAMES | LIMIT_NAMES:
+            allowed = ", ".join((*_NAMED, *sorted(OPTION_NAMES | LIMIT_NAMES)))
             msg = f"{where}: unknown key {key!r}; the keys are: {allowed}"
             raise ConfigError(msg)
     try:

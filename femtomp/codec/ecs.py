@@ -25,6 +25,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from femtomp.codec.exceptions import ATTRIBUTE
 from femtomp.codec.resources import ByResource
 from femtomp.codec.values import (
     as_text,
@@ -92,7 +93,7 @@ _OWN_PLACES: Final = {
         int,
     ),
 }  # fmt: skip
-_LEFT_OUT: Final = frozenset(("femtomp.template",))
+_LEFT_OUT: Final = frozenset(("femtomp.template", ATTRIBUTE))
 _SANITISED: Final = str.maketrans(".*\\", "___")
 
 

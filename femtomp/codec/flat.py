@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from femtomp.codec.exceptions import ATTRIBUTE
 from femtomp.codec.resources import ByResource
 from femtomp.codec.values import (
     as_text,
@@ -45,6 +46,7 @@ _PLACED: Final = frozenset((
     "exception.stacktrace",
     "exception.type",
     "femtomp.template",
+    ATTRIBUTE,
     "thread.id",
     "thread.name",
 ))  # fmt: skip

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from femtomp.codec.exceptions import ATTRIBUTE
 from femtomp.record import severity_number
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _EMPTY: Final = dict.fromkeys(logging.LogRecord("", 0, "", 0, "", (), None).__di
 _TAKEN: Final = frozenset(("message", "asctime", *_EMPTY))
 # Attributes that a LogRecord has under another name.
 _RENAMED: Final = frozenset((
+    ATTRIBUTE,  # it says what `exc_text` says
     "code.file.path",
     "code.line.number",
     "code.function.name",

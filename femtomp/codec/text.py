@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from femtomp.codec.exceptions import ATTRIBUTE
 from femtomp.codec.resources import ByResource
 from femtomp.codec.values import (
     CONTROLS,
@@ -168,7 +169,8 @@ _HIDDEN: Final = frozenset((
     "thread.id",
     "thread.name",
 ))  # fmt: skip
-_IN_STACKTRACE: Final = frozenset(("exception.type", "exception.message"))
+# The structure of an exception says nothing that its stack trace does not.
+_IN_STACKTRACE: Final = frozenset(("exception.type", "exception.message", ATTRIBUTE))
 _STACKTRACE: Final = "exception.stacktrace"
 _INDENT: Final = "    "
 # "MainProcess[1234567]", so that messages begin in one column.
