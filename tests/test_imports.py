@@ -56,6 +56,7 @@ ROOMS: dict[str, str] = {
     "config": "base",
     "options": "base",
     "errors": "base",
+    "file_options": "base",
     "integrations": "integrations",
     "lanes": "lanes",
     "otel": "otel",
