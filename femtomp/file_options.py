@@ -6,6 +6,7 @@ and what is allowed. Only links of the path are read.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -78,11 +79,12 @@ def check_path(path: Path) -> None:
     raise ConfigError(msg)
 
 
-def _at_least(option: str, value: object, least: float, unit: str) -> None:
+def _at_least(option: str, value: float | None, least: float, unit: str) -> None:
     if value is None:
         return
     kinds = (int,) if unit in ("bytes", "files") else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+    # NaN is neither; no file is large or old enough for infinity.
+    if type(value) not in kinds or not least <= value < math.inf:
         whole = "a whole number" if kinds == (int,) else "a number"
         msg = (
             f"FileSink: {option} must be {whole} of {unit}, {least:g} or more, or "
