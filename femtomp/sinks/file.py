@@ -215,9 +215,12 @@ class _File:
             _log.warning("%s cannot be rotated: %s", self._path, exc.strerror)
             self._rotate_from = time.monotonic() + _ROTATE_AGAIN_S
             return size
-        if self._housekeeper is not None:
-            self._housekeeper.wake()
-        return self._take_turn(b"")
+        try:
+            return self._take_turn(b"")
+        finally:
+            # Not before this sink has let go of the file.
+            if self._housekeeper is not None:
+                self._housekeeper.wake()
 
     def close(self) -> None:
         """Close the file, and let the housekeeper come to its end."""
