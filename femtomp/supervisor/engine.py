@@ -47,6 +47,7 @@ from femtomp.supervisor.guardian import (
     report,
     waited_for,
 )
+from femtomp.supervisor.late import build_late
 from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
@@ -156,6 +157,8 @@ class Engine:
                 environ=os.environ,
             )
 
+        if self._launch.ready < 0:  # it worked when the server was started
+            return partial(build_late, make)
         return make
 
     def _stalled(self) -> set[str]:

@@ -192,6 +192,25 @@ def test_two_servers_rotate_one_file(path):
     assert len(rotated.find(str(path))) > 20
 
 
+def test_engine_that_cannot_open_its_file_serves_the_other_sinks(tmp_path):
+    """A file that a second engine cannot open has its records wait, alone."""
+    directory, other = tmp_path / "gone", tmp_path / "other.jsonl"
+    directory.mkdir()
+    sinks = [femtomp.FileSink(directory / "a.jsonl"), femtomp.FileSink(other, name="b")]
+    with femtomp.start_server(sinks) as server, Attached() as log:
+        (directory / "a.jsonl").unlink()
+        directory.rmdir()
+        engine = server._spool.control()[2]
+        os.kill(engine, signal.SIGKILL)
+        until(lambda: server._spool.control()[2] != engine, "another engine")
+        log.info("one", extra={"worker": 0, "number": 0})
+        until(lambda: other.read_bytes().count(b'"one"'), "it is in the other file")
+        assert server.stats().sinks["file"].pending
+        directory.mkdir()
+        assert server.flush(30)
+        assert [r["body"] for r in records_of(all_lines(directory))] == ["one"]
+
+
 def reopen(*args):
     return run_script(
         "import sys; from femtomp.cli import main; sys.exit(main())",

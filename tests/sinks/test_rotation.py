@@ -582,6 +582,23 @@ def test_full_disk_leaves_the_plain_file(path, plain, monkeypatch) -> None:
     assert tidy(path)
 
 
+@pytest.mark.parametrize("step", ["rename", "unlink"])
+def test_step_that_fails_takes_nothing_away(path, plain, monkeypatch, step) -> None:
+    """Until the compressed file has its name, the plain one has its own."""
+
+    def fail(*args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    expected = bodies(plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(OSError, match="error"):
+            tidy(path)
+    assert plain.exists()
+    assert tidy(path)
+    assert bodies(*files(path)) == expected
+
+
 def test_stopping_ends_in_the_middle_of_a_file(path, plain) -> None:
     """A sink that is closed does not wait for its files to be compressed."""
     assert housekeeping.tidy(FileSink(path, **OPTIONS), lambda: True)
