@@ -38,9 +38,11 @@ _GZIP_WBITS: Final = 31
 _TRAILER: Final = struct.Struct("<II")
 _LEAST_GZIP_BYTES: Final = 18
 _NICE: Final = 19
-# How often the age of files is looked at, and what could not be done is tried again.
-_LOOK_S: Final = 600.0
-_RETRY_S: Final = 2.0
+# How often the age of files is looked at; what another supervisor has in hand, and what
+# failed, is tried again. A full disk is not worth compressing a gigabyte for at once.
+LOOK_S: Final = 600.0
+BUSY_S: Final = 2.0
+FAILED_S: Final = 60.0
 # For the step in hand when the sink is closed.
 _CLOSE_S: Final = 1.0
 _DAY_S: Final = 86400.0
@@ -68,12 +70,8 @@ class Housekeeper(threading.Thread):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while not self._stopped:
             self._wake.clear()
-            try:
-                is_done = tidy(self._options, lambda: self._stopped)
-            except OSError as exc:
-                _log.warning("rotated files of %s: %s", self._options.path, exc)
-                is_done = False
-            self._wake.wait(_LOOK_S if is_done else _RETRY_S)
+            wait_s = tidy(self._options, lambda: self._stopped)
+            self._wake.wait(wait_s)
 
     def wake(self) -> None:
         """Say that a file was rotated."""
@@ -87,32 +85,58 @@ class Housekeeper(threading.Thread):
             self.join(_CLOSE_S)
 
 
-def tidy(options: FileSink, is_stopped: Callable[[], bool]) -> bool:
-    """Do what is to be done now; False if something must be tried again.
+def tidy(options: FileSink, is_stopped: Callable[[], bool]) -> float:
+    """Do what is to be done now; return after how many seconds there may be more.
 
-    Raises
-    ------
-    OSError
-        If the directory or a file in it cannot be read or changed.
+    What fails is said, and keeps nothing else from being done.
     """
     path = os.path.realpath(options.path)
-    found = rotated.find(path)
-    _delete_old(path, found, options)
-    is_done = True
-    for stamp in sorted(found):
+    wait_s = LOOK_S
+    try:
+        found = rotated.find(path)
+    except OSError as exc:
+        return _failed(path, exc)
+    for stamp in _old(path, found, options):
+        wait_s = min(wait_s, _delete(f"{path}.{stamp}", found.pop(stamp)))
+    for stamp, endings in sorted(found.items()):
         if is_stopped():
             break
-        endings = found[stamp]
         name = f"{path}.{stamp}"
+        wait_s = min(wait_s, _finish(name, endings, options, is_stopped))
+    return wait_s
+
+
+def _delete(name: str, endings: set[str]) -> float:
+    # Nobody writes to it: it was renamed with its lock held.
+    try:
+        for ending in endings:
+            _unlink(name + ending)
+    except OSError as exc:
+        return _failed(name, exc)
+    return LOOK_S
+
+
+def _finish(
+    name: str, endings: set[str], options: FileSink, is_stopped: Callable[[], bool]
+) -> float:
+    """Bring a file into the form that it is to be kept in."""
+    try:
         if PLAIN in endings and (options.compress or PACKED in endings):
-            is_done &= compress(name, is_stopped)
-        elif PART in endings:  # nobody wants it any more
+            return LOOK_S if compress(name, is_stopped) else BUSY_S
+        if PART in endings:  # nobody wants it any more
             _unlink(name + PART)
-    return is_done
+    except OSError as exc:
+        return _failed(name, exc)
+    return LOOK_S
 
 
-def _delete_old(path: str, found: dict[str, set[str]], options: FileSink) -> None:
-    """Delete what is not to be kept, and take it out of `found`."""
+def _failed(name: str, problem: OSError) -> float:
+    _log.warning("%s is left as it is: %s", name, problem.strerror)
+    return FAILED_S
+
+
+def _old(path: str, found: dict[str, set[str]], options: FileSink) -> list[str]:
+    """Return the stamps of the files that are not to be kept."""
     old = set()
     if options.keep_files is not None:
         old.update(sorted(found)[: -options.keep_files])
@@ -121,10 +145,7 @@ def _delete_old(path: str, found: dict[str, set[str]], options: FileSink) -> Non
         for stamp, endings in found.items():
             if all(_changed(f"{path}.{stamp}{e}") < before for e in endings):
                 old.add(stamp)
-    for stamp in sorted(old):
-        # Nobody writes to it: it was renamed with its lock held.
-        for ending in found.pop(stamp):
-            _unlink(f"{path}.{stamp}{ending}")
+    return sorted(old)
 
 
 def compress(path: str, is_stopped: Callable[[], bool]) -> bool:
