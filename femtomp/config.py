@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
+from femtomp.file_options import check_file_options, check_path
 from femtomp.formats import FORMATS, Format, checked_format, is_path
 
 if TYPE_CHECKING:
@@ -74,15 +75,38 @@ class ConsoleSink:
 
 @dataclass(frozen=True)
 class FileSink:
-    """Append records to a file, one a line.
+    """Append records to a file, one a line, and rotate it.
+
+    Nobody but the supervisor writes or rotates, so no process needs to agree on it. A
+    rotated file is named after the time: ``app.jsonl.20261121T235959.123456Z``, which
+    sorts, then ``.gz``. Several supervisors may write the same file: they take turns.
 
     Parameters
     ----------
     path : str or path-like
         The file; a relative path is resolved in the master, now. Its directory must
-        exist.
+        exist. A symbolic link is followed: what it leads to is rotated.
     format : {"json", "text", "flat", "ecs", "otlp-json", "logfmt"} or formatter
         As in `ConsoleSink`. "json": one JSON object a line.
+    rotate_bytes : int, optional
+        Rotate before the file is larger; a record that is, has a file of its own.
+    rotate_interval_s : float, optional
+        Rotate at the first record of each such interval: 3600 is each full hour, 86400
+        each midnight, 604800 each Monday.
+    utc : bool
+        False: hours and days of `rotate_interval_s` are those of local time.
+    compress : {"gzip"}, optional
+        Compress rotated files, in the background, at low priority.
+    keep_files : int, optional
+        So many rotated files are kept; all if not given.
+    keep_days : float, optional
+        Rotated files are deleted so long after their last record.
+    fsync : {"never", "batch"}
+        "batch": a record counts as delivered when it is on the disk, which costs one
+        fdatasync a batch: some milliseconds, for up to 2048 records. "never": when the
+        kernel has it, which survives any process but not power loss.
+    mode : int
+        Permissions of files that are made. One that exists keeps its own.
     level, name
         As in `ConsoleSink`; the name is "file" if not given.
 
@@ -90,17 +114,27 @@ class FileSink:
     --------
     >>> FileSink("/var/log/shop.jsonl").path
     PosixPath('/var/log/shop.jsonl')
+    >>> daily = FileSink("shop.jsonl", rotate_interval_s=86400, keep_days=14)
     """
 
     path: Path | str
     _: KW_ONLY
     format: Format = "json"
+    rotate_bytes: int | None = None
+    rotate_interval_s: float | None = None
+    utc: bool = True
+    compress: Literal["gzip"] | None = None
+    keep_files: int | None = None
+    keep_days: float | None = None
+    fsync: Literal["never", "batch"] = "never"
+    mode: int = 0o640
     level: int | str = 0
     name: str | None = None
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
         _set(self, "format", checked_format("FileSink", self.format, FILE_FORMATS))
+        check_file_options(self)
         try:
             path = Path(self.path).expanduser().absolute()
         except TypeError as exc:
@@ -109,6 +143,7 @@ class FileSink:
         if not os.fspath(self.path):
             msg = "FileSink: path is empty: say which file, as in file:app.jsonl"
             raise ConfigError(msg)
+        check_path(path)
         _set(self, "path", path)
         _set(self, "level", level_number(self.level))
 

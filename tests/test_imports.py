@@ -58,6 +58,7 @@ ROOMS: dict[str, str] = {
     "settings": "base",
     "errors": "base",
     "formats": "base",
+    "file_options": "base",
     "integrations": "integrations",
     "lanes": "lanes",
     "otel": "otel",

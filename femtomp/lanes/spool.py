@@ -20,6 +20,7 @@ link into it.
 
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
              | engine's start time | pid that pulls | how the engine before it ended
+             | reopening asked for | reopening done
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ ENGINE_TICKS: Final = 5
 PULLER: Final = 6
 # Wait status of the engine that died last, plus one; 0: not known.
 ENGINE_ENDED: Final = 7
+# Who wants files opened anew adds one to the first, signals the engine, and waits until
+# the second is not less.
+REOPEN: Final = 8
+REOPENED: Final = 9
 CONTROL_WORDS: Final = 64
 
 

@@ -59,5 +59,19 @@ class Driver(Protocol):
         """Release what the driver holds; called once, by the same thread."""
 
 
+@runtime_checkable
+class Reopens(Protocol):
+    """A destination that can be opened anew, as a file that was moved must be."""
+
+    def reopen(self) -> None:
+        """Let go of what is open, and open what the options name now.
+
+        Raises
+        ------
+        OSError
+            If it cannot be opened; then nothing is written before it can be.
+        """
+
+
 Sink = Driver
 """The name of the protocol on the public door: a destination of the user's own."""

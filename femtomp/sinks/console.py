@@ -60,6 +60,14 @@ def open_driver(options: ConsoleSink, *, fd: int, environ: Mapping[str, str]) ->
     return _Console(fd, options.format, colour=wants_colour(fd, environ))
 
 
+def stream_driver(fd: int, form: Format) -> Driver:
+    """Build the driver for a pipe or device that is not the master's; never coloured.
+
+    The descriptor is not closed.
+    """
+    return _Console(fd, form, colour=False)
+
+
 def wants_colour(fd: int, environ: Mapping[str, str]) -> bool:
     """Decide whether ANSI colours may be sent to a descriptor.
 

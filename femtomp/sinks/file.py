@@ -1,53 +1,64 @@
-r"""Driver of a file: one os.write a batch, and only whole lines.
+"""Driver of a file: one os.write a batch, whole lines, and rotation.
 
 In: a path. The driver owns the descriptor; it is opened with O_APPEND, so that others
 may append to the file too and `copytruncate` works, and is opened anew when the path
-names another file (logrotate's `create`, or a deletion). A line that was cut, by a full
-disk or a crash of the engine, is taken back or ended: two records never share a line.
+names another file (logrotate's `create`, or a deletion). It alone rotates: with the
+file's lock held it gives the file another name and opens a new one, and leaves the rest
+to the housekeeper. Pipes and devices are written to as the console is.
+
+What must never happen: a line that is torn over two files, or written to a file that
+was already rotated.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import ConfigError
-from femtomp.sinks import Delivered, RetryAfter
+from femtomp.sinks import Delivered, RetryAfter, rotated
 from femtomp.sinks.lines import batch_encoder, line_encoder, whole_lines
+from femtomp.sinks.log_file import LogFile
+from femtomp.sinks.rotated import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from femtomp.config import FileSink
-    from femtomp.formats import Format
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome
+    from femtomp.sinks.housekeeping import Housekeeper
 
-# A log is for its owner and a group of readers; the supervisor's own umask is 077.
-FILE_MODE: Final = 0o640
 # A full disk or a lost mount takes an administrator longer than this.
 RETRY_DELAY_S: Final = 1.0
-# The longest line that is looked at for a cut: a record has at most 1 MiB.
-MAX_MENDED_BYTES: Final = 4 * 1024 * 1024
-# With so many equal bytes a line begins as ours do: the key of a JSON timestamp, or a
-# day and hour.
-_OURS_BYTES: Final = 12
-_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+# Another supervisor has the file for a batch: a millisecond, or as long as its disk
+# takes. One that was stopped has it until it goes on, which is worth a word.
+_TURN_S: Final = 0.001
+_MOST_TURNS: Final = 200
+# What made a rotation fail is seldom gone in the next batch.
+_ROTATE_AGAIN_S: Final = 5.0
+
+_log: Final = logging.getLogger(__name__)
 
 
 def open_driver(options: FileSink) -> Driver:
-    """Open the file, or create it with mode 0640.
+    """Open the file, or create it.
 
     Raises
     ------
     ConfigError
-        If it cannot be opened for appending: names the path and the error.
+        If it cannot be opened for appending, or cannot be rotated: names the path and
+        the error.
     """
     path = os.fspath(options.path)
     try:
-        return _File(path, options.format)
+        if _is_stream(path):
+            return _open_stream(path, options)
+        return _File(path, options)
     except OSError as exc:
         name = errno.errorcode.get(exc.errno or 0, "?")
         msg = (
@@ -57,112 +68,162 @@ def open_driver(options: FileSink) -> Driver:
         raise ConfigError(msg) from exc
 
 
-class _File:
-    def __init__(self, path: str, format_name: Format) -> None:
-        self._path = path
-        self._encode = line_encoder(format_name)
-        self._encode_all = batch_encoder(format_name)
-        self._fd = -1
-        # A line that was taken back and has not come again yet.
-        self._owed = b""
-        self._open()
+def _is_stream(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
-    def _open(self) -> None:
-        try:
-            self._fd = os.open(self._path, _FLAGS)
-        except FileNotFoundError:
-            self._fd = os.open(self._path, _FLAGS | os.O_CREAT, FILE_MODE)
-            os.fchmod(self._fd, FILE_MODE)
-        self._stat = os.fstat(self._fd)
-        self._regular = stat.S_ISREG(self._stat.st_mode)
-        size = self._stat.st_size
-        self._cut = (
-            self._regular and size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
-        )
+
+def _open_stream(path: str, options: FileSink) -> Driver:
+    from femtomp.sinks.stream import Stream
+
+    if options.rotate_bytes or options.rotate_interval_s or options.fsync != "never":
+        msg = f"FileSink: {path} is a pipe or a device: it has no rotation and no fsync"
+        raise ConfigError(msg)
+    return Stream(path, options.format)
+
+
+class _File:
+    def __init__(self, path: str, options: FileSink) -> None:
+        self._path = path
+        self._options = options
+        self._encode = line_encoder(options.format)
+        self._encode_all = batch_encoder(options.format)
+        self._schedule = Schedule(options)
+        # After one that failed.
+        self._rotate_from = 0.0
+        self._file = self._open()
+        self._housekeeper: Housekeeper | None = None
+        if options.rotate_bytes or options.rotate_interval_s:
+            from femtomp.sinks.housekeeping import Housekeeper
+
+            self._housekeeper = Housekeeper(options)
+            self._housekeeper.start()
+
+    def _open(self) -> LogFile:
+        options = self._options
+        file = LogFile(self._path, mode=options.mode, sync=options.fsync == "batch")
+        self._schedule.opened(file.opened)
+        return file
+
+    def reopen(self) -> None:
+        """Open the file that the path names now, or make it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be opened. No batch is written before it can be.
+        """
+        old = self._file
+        self._file = self._open()
+        self._file.owe(old)
+        old.close()
 
     def write(self, batch: Sequence[Record]) -> Outcome:
-        encoded = memoryview(self._encode_all(batch))
-        written = 0
+        encoded = self._encode_all(batch)
         try:
-            self._follow()
-            if self._cut:
-                self._mend(bytes(encoded))
-            if self._owed and _holds(encoded, self._owed):
-                self._owed = b""
-            while written < len(encoded):
-                written += os.write(self._fd, encoded[written:])
+            size = self._take_turn(encoded)
+            if self._is_due(size, len(encoded)):
+                return self._write_across(batch, size)
+            return self._append(batch, encoded) or Delivered()
         except OSError as exc:
-            lines = [self._encode(record) for record in batch]
-            accepted, rest = whole_lines(lines, written)
-            if rest:
-                self._take_back(rest)
-            reason = f"{self._path}: {exc.strerror}"
-            return RetryAfter(RETRY_DELAY_S, reason, accepted)
+            return self._failed(exc)
+        finally:
+            self._file.unlock()
+
+    def _take_turn(self, encoded: bytes) -> int:
+        """Get the lock of the file that the path names, and return its size.
+
+        Raises
+        ------
+        OSError
+            If there is no such file and none can be made, or another process keeps it.
+        """
+        for _ in range(_MOST_TURNS):
+            is_mine = self._file.lock()
+            there = self._file.named()
+            if there is None:
+                # Rotated, by somebody else or by logrotate, or deleted.
+                self.reopen()
+            elif is_mine:
+                return self._file.settle(there.st_size, encoded)
+            else:
+                time.sleep(_TURN_S)
+        raise BlockingIOError(errno.EAGAIN, "another process holds its lock")
+
+    def _append(self, batch: Sequence[Record], encoded: bytes) -> RetryAfter | None:
+        written, problem = self._file.append(encoded)
+        self._schedule.wrote()
+        if problem is None:
+            return None
+        lines = [self._encode(record) for record in batch]
+        accepted, rest = whole_lines(lines, written)
+        if rest:
+            self._file.take_back(rest)
+        return self._failed(problem, accepted)
+
+    def _failed(self, problem: OSError, accepted: int = 0) -> RetryAfter:
+        return RetryAfter(RETRY_DELAY_S, f"{self._path}: {problem.strerror}", accepted)
+
+    # -- rotation ----------------------------------------------------------------------
+
+    def _may_rotate(self) -> bool:
+        return self._housekeeper is not None and time.monotonic() >= self._rotate_from
+
+    def _is_due(self, size: int, more: int) -> bool:
+        return self._may_rotate() and (
+            self._schedule.is_past(size) or not self._schedule.has_room(size, more)
+        )
+
+    def _write_across(self, batch: Sequence[Record], size: int) -> Outcome:
+        """Write a batch to several files, as many lines to each as fit."""
+        lines = [self._encode(record) for record in batch]
+        done = 0
+        try:
+            while done < len(lines):
+                count = len(lines) - done
+                if self._may_rotate():
+                    count = self._schedule.fitting(size, lines[done:])
+                if not count:
+                    size = self._rotate(size)
+                    continue
+                part = b"".join(lines[done : done + count])
+                problem = self._append(batch[done : done + count], part)
+                if problem is not None:
+                    return problem._replace(accepted=done + problem.accepted)
+                done += count
+                size += len(part)
+        except OSError as exc:
+            return self._failed(exc, done)
         return Delivered()
 
-    def _mend(self, encoded: bytes) -> None:
-        """End a line that was cut, or take it back if it is about to come again.
+    def _rotate(self, size: int) -> int:
+        """Go on with an empty file, or with this one where that cannot be had.
 
-        SIGKILL cuts a large `write` at a page's end: the record was not committed, so
-        the next engine writes it once more, and half of it would only be in the way. It
-        need not be in the first batch: what looks like ours, in a file that nobody has
-        touched since, is held back until it comes, or until the end.
+        Raises
+        ------
+        OSError
+            If the file has its new name and another one cannot be made yet.
         """
-        end = os.fstat(self._fd).st_size
-        tail = os.pread(self._fd, MAX_MENDED_BYTES, max(0, end - MAX_MENDED_BYTES))
-        start = tail.rfind(b"\n") + 1
-        line = tail[start:]
-        comes_again = _holds(encoded, line)
-        if not comes_again and end == self._stat.st_size and _looks_like(line, encoded):
-            self._owed = line
-        if (comes_again or self._owed) and (start or end <= MAX_MENDED_BYTES):
-            os.ftruncate(self._fd, end - len(line))
-        else:
-            self._owed = b""
-            os.write(self._fd, b"\n")
-        self._cut = False
-
-    def _follow(self) -> None:
-        # 2 µs a batch; without it records go to a file that has no name any more.
-        if not self._regular:
-            return
         try:
-            there = os.stat(self._path)  # noqa: PTH116 - as fstat beside it
+            rotated.rename(self._path)
         except FileNotFoundError:
-            there = None
-        if there is None or not os.path.samestat(there, self._stat):
-            old = self._fd
-            self._open()
-            os.close(old)
-
-    def _take_back(self, size: int) -> None:
-        # Only if nobody has appended since: an O_APPEND write leaves the offset at its
-        # own end. Where the part cannot be removed, the next write ends its line.
-        self._cut = True
+            pass  # somebody else moved it, or deleted it
+        except OSError as exc:
+            _log.warning("%s cannot be rotated: %s", self._path, exc.strerror)
+            self._rotate_from = time.monotonic() + _ROTATE_AGAIN_S
+            return size
         try:
-            end = os.lseek(self._fd, 0, os.SEEK_CUR)
-            if self._regular and os.fstat(self._fd).st_size == end:
-                os.ftruncate(self._fd, end - size)
-                self._cut = False
-        except OSError:
-            return
+            return self._take_turn(b"")
+        finally:
+            # Not before this sink has let go of the file.
+            if self._housekeeper is not None:
+                self._housekeeper.wake()
 
     def close(self) -> None:
-        """Close the file, with the cut line that never came again in it."""
-        try:
-            if self._owed:
-                os.write(self._fd, self._owed + b"\n")
-        except OSError:
-            pass  # it was no whole line anyway
-        os.close(self._fd)
-
-
-def _holds(encoded: bytes | memoryview, line: bytes) -> bool:
-    """Tell whether a line that begins like this one is among these."""
-    lines = bytes(encoded)
-    return lines.startswith(line) or b"\n" + line in lines
-
-
-def _looks_like(line: bytes, encoded: bytes) -> bool:
-    size = min(len(line), _OURS_BYTES)
-    return line[:size] == encoded[:size]
+        """Close the file, and let the housekeeper come to its end."""
+        if self._housekeeper is not None:
+            self._housekeeper.close()
+        self._file.close()

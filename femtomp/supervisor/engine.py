@@ -27,6 +27,8 @@ from femtomp.lanes.spool import (
     ENGINE,
     ENGINE_STARTS,
     ENGINE_TICKS,
+    REOPEN,
+    REOPENED,
     STATE,
     Spool,
     State,
@@ -39,11 +41,13 @@ from femtomp.supervisor.guardian import (
     EXIT_DRAINED,
     EXIT_FAILED,
     EXIT_LEFT,
+    REOPEN_SIGNALS,
     SIGNAL_DEADLINE_S,
     STOP_SIGNALS,
     report,
     waited_for,
 )
+from femtomp.supervisor.late import build_late
 from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
@@ -104,6 +108,8 @@ class Engine:
         )
         self._pumps: list[Pump] = []
         self._losses: Losses | None = None
+        # What was asked for when the sinks were told to open their files anew.
+        self._reopening: int | None = None
 
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
@@ -154,6 +160,8 @@ class Engine:
                 environ=os.environ,
             )
 
+        if self._launch.ready < 0:  # it worked when the server was started
+            return partial(build_late, make)
         return make
 
     def _stalled(self) -> set[str]:
@@ -177,6 +185,7 @@ class Engine:
             if pump.failure is not None:
                 return pump.failure
         self._poller.publish_limits()  # before any writer can ask for them
+        self._spool.set_control(REOPENED, self._spool.control()[REOPEN])
         self._spool.set_control(ENGINE_TICKS, start_ticks())
         self._spool.set_control(ENGINE, os.getpid())
         if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
@@ -204,7 +213,11 @@ class Engine:
             if not self._poll():
                 return EXIT_LEFT
             self._look_for_losses()
-            if waited_for(STOP_SIGNALS, self._poller.interval_s):
+            self._finish_reopening()
+            came = waited_for((*STOP_SIGNALS, *REOPEN_SIGNALS), self._poller.interval_s)
+            if came in REOPEN_SIGNALS:
+                self._reopen()
+            elif came:
                 if self._spool.control()[STATE] >= State.STOPPING:
                     return self._stop()
                 if grace_until is None:
@@ -216,6 +229,18 @@ class Engine:
                     return self._leave() if grace_until is None else self._stop()
             if grace_until is not None and time.monotonic() >= grace_until:
                 return self._stop()
+
+    def _reopen(self) -> None:
+        self._reopening = self._spool.control()[REOPEN]
+        for pump in self._pumps:
+            pump.reopen()
+
+    def _finish_reopening(self) -> None:
+        """Say that it is done when the last sink has done it."""
+        if self._reopening is None or any(p.is_reopening for p in self._pumps):
+            return
+        self._spool.set_control(REOPENED, self._reopening)
+        self._reopening = None
 
     def _check_pumps(self) -> None:
         if not all(pump.is_alive() for pump in self._pumps):

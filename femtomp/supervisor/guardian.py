@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from femtomp.options import ServerConfig
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGCHLD)
+# Both are usual for it; neither may end a supervisor.
+REOPEN_SIGNALS: Final = (signal.SIGUSR1, signal.SIGHUP)
+_SIGNALS: Final = (*STOP_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD)
 # For what is left to deliver when a stop by signal is at its end.
 SIGNAL_DEADLINE_S: Final = 10.0
 # Between restarts: at once, then doubling; an engine that ran for a while begins anew.
@@ -88,15 +90,14 @@ def main() -> None:
 
 def _reset_process() -> None:
     """Undo what the caller's process may have handed down."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             try:
                 signal.signal(number, signal.SIG_DFL)
             except (OSError, ValueError):
                 pass  # reserved by the C library
-    for ignored in (signal.SIGPIPE, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.umask(0o077)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -200,14 +201,14 @@ def report(ready: int, problem: Exception | None) -> None:
         pass  # it did not wait
 
 
-def waited_for(signals: tuple[signal.Signals, ...], timeout: float) -> bool:
-    """Wait for blocked signals; True if one came, False when the time was over.
+def waited_for(signals: tuple[signal.Signals, ...], timeout: float) -> int:
+    """Wait for blocked signals; return the one that came, 0 when the time was over.
 
     `sigtimedwait` gives None then, but a siginfo that nobody filled in if it is
     interrupted after its time (SIGSTOP and SIGCONT do that; seen on 3.11 to 3.13).
     """
     info = signal.sigtimedwait(signals, timeout)
-    return info is not None and info.si_signo in signals
+    return info.si_signo if info is not None and info.si_signo in signals else 0
 
 
 def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
@@ -231,6 +232,9 @@ def _wait_for(engine: int, stopping: Stopping) -> int:
         if info.si_signo in STOP_SIGNALS:
             stopping.begin()
             os.kill(engine, signal.SIGTERM)
+            continue
+        if info.si_signo in REOPEN_SIGNALS:
+            os.kill(engine, info.si_signo)
             continue
         pid, status = os.waitpid(engine, os.WNOHANG)
         if pid == engine:

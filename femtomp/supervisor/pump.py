@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
-from femtomp.sinks import Delivered, Driver, Outcome, Refused, RetryAfter
+from femtomp.sinks import Delivered, Driver, Outcome, Refused, Reopens, RetryAfter
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
 from femtomp.supervisor.notes import note
 
@@ -74,6 +74,9 @@ class Pump(threading.Thread):
         self.is_stalled = False
         """Whether the destination took nothing when it was last asked."""
         self.failure: Exception | None = None
+        # How often `reopen` was asked for, and how many of these are done with.
+        self._reopen_asked = self._reopen_done = 0
+        self._can_reopen = False
 
     def run(self) -> None:
         """Build the driver, then deliver until drained or abandoned."""
@@ -84,7 +87,9 @@ class Pump(threading.Thread):
             return
         finally:
             self.built.set()
+        self._can_reopen = isinstance(driver, Reopens)
         while not self._finished:
+            self._reopen_if_asked(driver)
             self._say_losses(driver)
             batch = self._collect()
             if batch is not None:
@@ -99,6 +104,27 @@ class Pump(threading.Thread):
         """End after the batch in hand."""
         self._finished = True
         self.wake.set()
+
+    def reopen(self) -> None:
+        """Have the destination opened anew before the next batch, if it can be."""
+        self._reopen_asked += 1
+        self.wake.set()
+
+    @property
+    def is_reopening(self) -> bool:
+        """Whether `reopen` was asked for and is still to be done."""
+        return self._can_reopen and self._reopen_done != self._reopen_asked
+
+    def _reopen_if_asked(self, driver: Driver) -> None:
+        asked = self._reopen_asked
+        if asked == self._reopen_done:
+            return
+        if isinstance(driver, Reopens):
+            try:
+                driver.reopen()
+            except OSError as exc:
+                note(f"{self.sink}:reopen", f"{self.sink} is not open: {exc.strerror}")
+        self._reopen_done = asked
 
     # -- from the lanes --------------------------------------------------------------
 
@@ -173,6 +199,7 @@ class Pump(threading.Thread):
         done = refused = 0
         committed: Done | None = None
         while done < len(batch.records) and not self._finished:
+            self._reopen_if_asked(driver)
             outcome = self._write(driver, batch.records[done:])
             counts: Mapping[str, int] = {}
             match outcome:

@@ -306,9 +306,22 @@ MUTANTS: Final = (
         "processes/test_signals.py::test_a_restarted_engine_writes_nothing_of_its_own",
     ),
     _one(
-        "a cut line is written behind", "sinks/file.py",
-        "            if self._cut:\n",
-        "            if self._cut and False:\n",
+        "a cut line is written behind", "sinks/log_file.py",
+        "        if size and size != self._end and os.pread",
+        "        if False and os.pread",
         "sinks/test_file.py",
+    ),
+    _one(
+        "supervisors write a file at once", "sinks/log_file.py",
+        "            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            pass\n",
+        "sinks/test_rotation.py::test_two_drivers_rotate_the_same_file",
+    ),
+    _one(
+        "a plain file goes before the compressed one is there",
+        "sinks/housekeeping.py",
+        "    os.rename(part, packed)\n",
+        "    _unlink(path)\n    os.rename(part, packed)\n",
+        "sinks/test_rotation.py::test_step_that_fails_takes_nothing_away",
     ),
 )  # fmt: skip

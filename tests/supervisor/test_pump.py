@@ -62,6 +62,63 @@ def bodies(sink) -> list:
     return [r.body for r in sink.records if r.event_name != "femtomp.worker.started"]
 
 
+class Opened(CollectingSink):
+    """A destination that can be opened anew, and says how often it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+        self.problem: OSError | None = None
+        self.writing = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def write(self, batch):
+        self.writing.set()
+        self.may_go_on.wait(10)
+        return super().write(batch)
+
+    def reopen(self) -> None:
+        self.times += 1
+        if self.problem is not None:
+            raise self.problem
+
+
+def test_destination_is_reopened_behind_the_batch_in_hand(pool) -> None:
+    """Reopening waits for a write that has begun, and is not said before it is done."""
+    with Running(pool, Opened()) as running:
+        sink, pump = running.sink, running.pump
+        sink.may_go_on.clear()
+        pool.log(pool.worker(), 0)
+        running.pool.look()
+        pump.wake.set()
+        assert sink.writing.wait(10)
+        pump.reopen()
+        assert pump.is_reopening
+        assert sink.times == 0
+        sink.may_go_on.set()
+        wait_until(lambda: not pump.is_reopening)
+        assert sink.times == 1
+
+
+def test_destination_that_cannot_be_reopened_is_written_to_on(pool) -> None:
+    """An error of reopening is said and ends nothing."""
+    with Running(pool, Opened()) as running:
+        running.sink.problem = OSError(errno.EACCES, "Permission denied")
+        running.pump.reopen()
+        wait_until(lambda: not running.pump.is_reopening)
+        pool.log(pool.worker(), 1)
+        running.drain()
+        assert bodies(running.sink) == [1]
+
+
+def test_destination_without_files_is_not_waited_for(pool) -> None:
+    """Who can reopen nothing holds nobody up."""
+    with Running(pool, CollectingSink()) as running:
+        running.pump.reopen()
+        assert not running.pump.is_reopening
+
+
 def test_records_are_delivered_once_and_counted(pool) -> None:
     """What lies in two lanes arrives once, by time, and the cursors say so."""
     one, two = pool.worker(), pool.worker("mmap")

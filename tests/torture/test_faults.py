@@ -30,6 +30,7 @@ SCALES = {
     "soak": 0.0004,
     "worker-points": 0.002,
     "engine-points": 0.0005,
+    "rotation-points": 0.002,
 }
 
 
