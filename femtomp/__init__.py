@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from femtomp.config import ConsoleSink, FileSink, JournaldSink, OTLPSink
     from femtomp.lanes.queue import Queue
     from femtomp.options import ServerOptions
+    from femtomp.redaction import Redaction
     from femtomp.supervisor.process import Server
     from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
 
@@ -65,6 +66,7 @@ __all__ = [
     "OTLPSink",
     "Queue",
     "Record",
+    "Redaction",
     "Resource",
     "Scope",
     "Server",
@@ -86,6 +88,7 @@ _LATE = {
     "JournaldSink": "femtomp.config",
     "OTLPSink": "femtomp.config",
     "Queue": "femtomp.lanes.queue",
+    "Redaction": "femtomp.redaction",
     "Server": "femtomp.supervisor.process",
     "DrainReport": "femtomp.supervisor.stats",
     "LaneStats": "femtomp.supervisor.stats",
@@ -166,6 +169,9 @@ def start_server(
             for room first. With both the slowest sink decides for all.
         `block_s` : float
             How long a log call waits with "block", at most; 1 second.
+        `redact` : bool or Redaction
+            What is left out of records before any sink: by default the values of keys
+            such as "password" and "token". False: nothing is looked at.
 
     Returns
     -------

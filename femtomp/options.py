@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
 
 from femtomp.config import one_of
 from femtomp.errors import ConfigError
+from femtomp.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,7 @@ class ServerOptions(TypedDict, total=False):
     lane_quota_bytes: int
     overflow: Overflow
     block_s: float
+    redact: Redaction | bool
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ class ServerConfig:
     overflow: Overflow = "drop_old"
     # How long a log call waits for room where overflow is "block".
     block_s: float = 1.0
+    # What is left out of records; False: nothing is looked at.
+    redact: Redaction | bool = True
+
+    @property
+    def redaction(self) -> Redaction | None:
+        """The rules of redaction; None for none."""
+        if isinstance(self.redact, Redaction):
+            return self.redact
+        return Redaction() if self.redact else None
 
 
 OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
@@ -90,6 +101,14 @@ def check_options(options: Mapping[str, object]) -> None:
             raise ConfigError(msg)
         if key in ("worker_uid", "worker_gid"):
             _id(key, value)
+            continue
+        if key == "redact":
+            if not isinstance(value, (bool, Redaction)):
+                # Not its repr, which may hold what is to be hidden.
+                msg = (
+                    f"redact must be a Redaction or a bool, not {type(value).__name__}"
+                )
+                raise ConfigError(msg)
             continue
         if key == "overflow":
             one_of("start_server", key, value, OVERFLOWS)

@@ -61,6 +61,7 @@ ROOMS: dict[str, str] = {
     "otel": "otel",
     "pytest_plugin": "testing",
     "record": "base",
+    "redaction": "base",
     "sinks": "sinks",
     "supervisor": "supervisor",
     "testing": "testing",
@@ -68,7 +69,9 @@ ROOMS: dict[str, str] = {
 }
 
 # Annotations of any room may name these.
-TYPES_FOR_ALL = frozenset({"femtomp.config", "femtomp.options", "femtomp.record"})
+TYPES_FOR_ALL = frozenset(
+    {"femtomp.config", "femtomp.options", "femtomp.record", "femtomp.redaction"}
+)
 
 # Whoever imports one of these does I/O, reads a clock, draws random numbers or waits.
 IMPURE = frozenset(

@@ -33,6 +33,7 @@ from femtomp.lanes.spool import (
 )
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.sinks.redacting import redacting
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
@@ -144,12 +145,13 @@ class Engine:
 
     def _builder(self, sink: SinkOptions) -> Any:
         def make() -> Driver:
-            return build(
+            driver = build(
                 sink,
                 stderr_fd=self._launch.stderr,
                 stdout_fd=self._launch.stdout,
                 environ=os.environ,
             )
+            return redacting(driver, self._config.redaction)
 
         return make
 

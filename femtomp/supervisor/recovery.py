@@ -20,7 +20,9 @@ from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor
 from femtomp.lanes.lock import ENGINE_LOCK, GUARDIAN_LOCK, MASTER_LOCK, Lock
 from femtomp.record import severity_number
+from femtomp.redaction import Redaction
 from femtomp.sinks.build import build
+from femtomp.sinks.redacting import redacting
 from femtomp.supervisor.orphans import open_same, sinks_with_records
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.02
 # For the batch in hand when all is to end; a destination may be in a timeout.
 _FINISH_S: Final = 10.0
+CAREFUL: Final = Redaction(patterns="all")
 
 
 class SinkOutcome(NamedTuple):
@@ -75,6 +78,9 @@ class Recovery:
     sinks : tuple of sinks
         Each with its name. One that the spool's server had goes on at its cursor; any
         other gets everything that is still there.
+    redaction : Redaction, optional
+        The rules of the spool's server are not known here: without others the standard
+        keys and all patterns. None for none.
 
     Raises
     ------
@@ -82,7 +88,12 @@ class Recovery:
         If somebody serves the spool, or it cannot be read.
     """
 
-    def __init__(self, place: Directory, sinks: tuple[SinkOptions, ...]) -> None:
+    def __init__(
+        self,
+        place: Directory,
+        sinks: tuple[SinkOptions, ...],
+        redaction: Redaction | None = CAREFUL,
+    ) -> None:
         self._locks: list[Lock] = []
         try:
             for name in (GUARDIAN_LOCK, ENGINE_LOCK, MASTER_LOCK):
@@ -101,7 +112,7 @@ class Recovery:
             Pump(
                 self._cursors[str(sink.name)],
                 severity_number(level_number(sink.level)),
-                _builder(sink),
+                _builder(sink, redaction),
                 self._poller.members,
             )
             for sink in sinks
@@ -290,8 +301,9 @@ def _cursor_name(sink: SinkOptions, own: tuple[str, ...]) -> str:
     return str(sink.name) if sink.name in own else f"recover {sink!r}"
 
 
-def _builder(sink: SinkOptions) -> Any:
+def _builder(sink: SinkOptions, redaction: Redaction | None) -> Any:
     def make() -> Driver:
-        return build(sink, stderr_fd=2, stdout_fd=1, environ=os.environ)
+        driver = build(sink, stderr_fd=2, stdout_fd=1, environ=os.environ)
+        return redacting(driver, redaction)
 
     return make
