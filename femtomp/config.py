@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from femtomp.errors import ConfigError
+from femtomp.limits import checked_filter, checked_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from femtomp.limits import Filter, Rate
 
 FORMATS: Final = ("auto", "text", "json")
 FILE_FORMATS: Final = ("json", "text")
@@ -46,6 +49,13 @@ class ConsoleSink:
         Records below this level are filtered (and counted) for this sink.
     name : str, optional
         Name in statistics; "console" if not given.
+    filter : mapping of str to level, or str, optional
+        The level by logger, of which the longest prefix counts ("" for all others,
+        "OFF" for none): ``{"noisy.lib": "WARNING"}``. Or the dotted path of a function,
+        loaded in the supervisor, that takes a `Record` and says whether to keep it.
+    rate : number or (number, int), optional
+        Records a second at most, and how many at once (as many, if not given). What is
+        over is filtered, counted, and said in `femtomp.records.lost`.
 
     Examples
     --------
@@ -58,12 +68,14 @@ class ConsoleSink:
     format: Literal["auto", "text", "json"] = "auto"
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option."""
         one_of("ConsoleSink", "stream", self.stream, STREAMS)
         one_of("ConsoleSink", "format", self.format, FORMATS)
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class FileSink:
         exist.
     format : {"json", "text"}
         "json": one JSON object a line.
-    level, name
+    level, name, filter, rate
         As in `ConsoleSink`; the name is "file" if not given.
 
     Examples
@@ -91,6 +103,8 @@ class FileSink:
     format: Literal["json", "text"] = "json"
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
@@ -104,7 +118,7 @@ class FileSink:
             msg = "FileSink: path is empty: say which file, as in file:app.jsonl"
             raise ConfigError(msg)
         _set(self, "path", path)
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,7 @@ class JournaldSink:
     ----------
     path : str
         The datagram socket of journald.
-    level, name
+    level, name, filter, rate
         As in `ConsoleSink`; the name is "journald" if not given.
 
     Examples
@@ -128,11 +142,13 @@ class JournaldSink:
     _: KW_ONLY
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option."""
         _text("JournaldSink", "path", self.path)
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
 
 @dataclass(frozen=True)
@@ -150,7 +166,7 @@ class OTLPSink:
         then "http/protobuf".
     headers : mapping of str to str, optional
         Sent with every request; never shown in a repr.
-    level, name
+    level, name, filter, rate
         As in `ConsoleSink`; the name is "otlp" if not given.
 
     Examples
@@ -165,6 +181,8 @@ class OTLPSink:
     headers: Mapping[str, str] | None = None
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -174,7 +192,7 @@ class OTLPSink:
             one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
         if self.headers is not None:
             _set(self, "headers", dict(self.headers))
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
     def __repr__(self) -> str:
         """Show everything but the values of headers and the endpoint's credentials."""
@@ -315,6 +333,13 @@ def level_number(level: object) -> int:
     names = ", ".join(logging.getLevelNamesMapping())
     msg = f"unknown level {level!r}: use a number or one of {names}"
     raise ConfigError(msg)
+
+
+def _check_shared(sink: SinkOptions) -> None:
+    owner = type(sink).__name__
+    _set(sink, "level", level_number(sink.level))
+    _set(sink, "filter", checked_filter(owner, sink.filter, level_number))
+    _set(sink, "rate", checked_rate(owner, sink.rate))
 
 
 def _shown(address: str | None) -> str | None:

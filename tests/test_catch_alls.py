@@ -28,6 +28,8 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.plain", "_plain"): "__repr__ and iteration of any object",
     ("femtomp.worker.plain", "_key_text"): "__str__ of a key",
     ("femtomp.worker.fork", "_after_in_child"): "nobody could be told in a fork hook",
+    # A filter of the user's: the record is kept.
+    ("femtomp.supervisor.admission", "Admission._takes"): "any code of the user's",
     # A record that cannot be redacted goes on without its words.
     ("femtomp.codec.redaction", "Redactor.record"): "better nothing than a secret",
     # The sink call: its fault must not end the others.

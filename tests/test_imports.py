@@ -55,6 +55,7 @@ ROOMS: dict[str, str] = {
     "codec": "codec",
     "config": "base",
     "options": "base",
+    "limits": "base",
     "errors": "base",
     "integrations": "integrations",
     "lanes": "lanes",
@@ -70,7 +71,13 @@ ROOMS: dict[str, str] = {
 
 # Annotations of any room may name these.
 TYPES_FOR_ALL = frozenset(
-    {"femtomp.config", "femtomp.options", "femtomp.record", "femtomp.redaction"}
+    {
+        "femtomp.config",
+        "femtomp.limits",
+        "femtomp.options",
+        "femtomp.record",
+        "femtomp.redaction",
+    }
 )
 
 # Whoever imports one of these does I/O, reads a clock, draws random numbers or waits.

@@ -34,6 +34,7 @@ from femtomp.lanes.spool import (
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
 from femtomp.sinks.redacting import redacting
+from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
@@ -105,14 +106,16 @@ class Engine:
 
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
-        self._losses = Losses(self._spool, dict(self._config.resource))
+        admissions = {str(sink.name): Admission(sink) for sink in self._config.sinks}
+        self._losses = Losses(self._spool, dict(self._config.resource), admissions)
         return [
             make(
                 str(sink.name),
                 severity_number(level_number(sink.level)),
-                self._builder(sink),
+                self._builder(sink, admissions[str(sink.name)]),
                 self._poller.members,
                 self._losses,
+                admissions[str(sink.name)],
             )
             for sink in self._config.sinks
         ]
@@ -143,8 +146,9 @@ class Engine:
             return Pump
         return partial(CarefulPump, care=care)
 
-    def _builder(self, sink: SinkOptions) -> Any:
+    def _builder(self, sink: SinkOptions, admission: Admission) -> Any:
         def make() -> Driver:
+            admission.load()
             driver = build(
                 sink,
                 stderr_fd=self._launch.stderr,

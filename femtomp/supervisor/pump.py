@@ -51,6 +51,8 @@ class Pump(threading.Thread):
         The engine's table; the poller adds to it and takes from it.
     losses : Losses, optional
         What is to be said to the sink beside its records.
+    admit : callable, optional
+        Filters a stream further: the sink's `Admission`.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Pump(threading.Thread):
         build: Callable[[], Driver],
         members: Mapping[str, Member],
         losses: Losses | None = None,
+        admit: Callable[[Stream], Stream] | None = None,
     ) -> None:
         super().__init__(name=f"femtomp-{name}", daemon=True)
         self.sink: Final = name
@@ -67,6 +70,7 @@ class Pump(threading.Thread):
         self._build = build
         self._members = members
         self._losses = losses
+        self._admit = admit
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
@@ -133,10 +137,11 @@ class Pump(threading.Thread):
         ]
 
     def _sorted(self, member: Member, base: Cursor, chunk: Chunk) -> Stream:
-        return sort_out(
+        stream = sort_out(
             member.lane.epoch, base, chunk, self._severity,
             member.resource, member.of_process, self._damaged,
         )  # fmt: skip
+        return stream if self._admit is None else self._admit(stream)
 
     def _announced(self, member: Member, found: list[Stream]) -> list[Record]:
         """Return the event that comes before a lane's first record, if it is due."""
