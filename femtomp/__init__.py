@@ -49,9 +49,11 @@ if TYPE_CHECKING:
     from femtomp.redaction import Redaction
     from femtomp.supervisor.process import Server
     from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
+    from femtomp.worker.thinning import CallSiteLimit, Sampling
 
 __all__ = [
     "AlreadyStartedError",
+    "CallSiteLimit",
     "CodecError",
     "ConfigError",
     "ConsoleSink",
@@ -68,6 +70,7 @@ __all__ = [
     "Record",
     "Redaction",
     "Resource",
+    "Sampling",
     "Scope",
     "Server",
     "ServerStats",
@@ -83,12 +86,14 @@ __all__ = [
 ]
 
 _LATE = {
+    "CallSiteLimit": "femtomp.worker.thinning",
     "ConsoleSink": "femtomp.config",
     "FileSink": "femtomp.config",
     "JournaldSink": "femtomp.config",
     "OTLPSink": "femtomp.config",
     "Queue": "femtomp.lanes.queue",
     "Redaction": "femtomp.redaction",
+    "Sampling": "femtomp.worker.thinning",
     "Server": "femtomp.supervisor.process",
     "DrainReport": "femtomp.supervisor.stats",
     "LaneStats": "femtomp.supervisor.stats",
@@ -169,6 +174,9 @@ def start_server(
             for room first. With both the slowest sink decides for all.
         `block_s` : float
             How long a log call waits with "block", at most; 1 second.
+        `levels` : mapping of str to level
+            What `worker_init` sets for loggers beside the root logger, and all below
+            them: ``{"noisy.lib": "WARNING"}``; "OFF" for none.
         `redact` : bool or Redaction
             What is left out of records before any sink: by default the values of keys
             such as "password" and "token". False: nothing is looked at.

@@ -10,8 +10,9 @@ import logging
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
 
-from femtomp.config import one_of
+from femtomp.config import level_number, one_of
 from femtomp.errors import ConfigError
+from femtomp.limits import checked_levels
 from femtomp.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ServerOptions(TypedDict, total=False):
     overflow: Overflow
     block_s: float
     redact: Redaction | bool
+    levels: Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class ServerConfig:
     block_s: float = 1.0
     # What is left out of records; False: nothing is looked at.
     redact: Redaction | bool = True
+    # Of loggers, beside the root logger's.
+    levels: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
     def redaction(self) -> Redaction | None:
@@ -101,6 +105,9 @@ def check_options(options: Mapping[str, object]) -> None:
             raise ConfigError(msg)
         if key in ("worker_uid", "worker_gid"):
             _id(key, value)
+            continue
+        if key == "levels":
+            checked_levels("levels", value, level_number)
             continue
         if key == "redact":
             if not isinstance(value, (bool, Redaction)):

@@ -52,6 +52,7 @@ class Wanted(NamedTuple):
     master: Mapping[str, Any]
     workers: tuple[int, int] | None
     resource: Mapping[str, Any]
+    levels: Mapping[str, int] = {}
 
 
 class Taken(NamedTuple):
@@ -162,6 +163,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
     manifest = {
         **one.spool.manifest,
         "level": wanted.level,
+        "levels": dict(wanted.levels),
         "sinks": wanted.sinks,
         "master": dict(wanted.master),
     }
@@ -193,6 +195,7 @@ def create(parent: Path, wanted: Wanted) -> Taken:
             parent,
             wanted.name,
             level=wanted.level,
+            levels=wanted.levels,
             sinks=wanted.sinks,
             master=wanted.master,
             workers=wanted.workers,

@@ -33,7 +33,6 @@ from femtomp.lanes.spool import (
 )
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
-from femtomp.sinks.redacting import redacting
 from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.guardian import (
@@ -50,6 +49,7 @@ from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
+from femtomp.supervisor.redacting import redact_by
 from femtomp.supervisor.stats import read_stats
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Engine:
                 self._poller.members,
                 self._losses,
                 admissions[str(sink.name)],
+                redact_by(self._config.redaction),
             )
             for sink in self._config.sinks
         ]
@@ -149,13 +150,12 @@ class Engine:
     def _builder(self, sink: SinkOptions, admission: Admission) -> Any:
         def make() -> Driver:
             admission.load()
-            driver = build(
+            return build(
                 sink,
                 stderr_fd=self._launch.stderr,
                 stdout_fd=self._launch.stdout,
                 environ=os.environ,
             )
-            return redacting(driver, self._config.redaction)
 
         return make
 

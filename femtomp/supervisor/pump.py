@@ -19,6 +19,7 @@ from femtomp.lanes.cursor import Cursor
 from femtomp.sinks import Delivered, Driver, Outcome, Refused, RetryAfter
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.redacting import as_they_are
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from femtomp.supervisor.batch import Batch, Step, Stream
     from femtomp.supervisor.losses import Losses
     from femtomp.supervisor.members import Member
+    from femtomp.supervisor.redacting import Redact
 
 # Enough to amortise a system call or request; also the most that can come twice.
 MAX_BATCH_RECORDS: Final = 2048
@@ -53,6 +55,8 @@ class Pump(threading.Thread):
         What is to be said to the sink beside its records.
     admit : callable, optional
         Filters a stream further: the sink's `Admission`.
+    redact : callable, optional
+        What every batch passes on its way to the driver.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Pump(threading.Thread):
         members: Mapping[str, Member],
         losses: Losses | None = None,
         admit: Callable[[Stream], Stream] | None = None,
+        redact: Redact = as_they_are,
     ) -> None:
         super().__init__(name=f"femtomp-{name}", daemon=True)
         self.sink: Final = name
@@ -71,6 +76,7 @@ class Pump(threading.Thread):
         self._members = members
         self._losses = losses
         self._admit = admit
+        self._redact = redact
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
@@ -208,7 +214,7 @@ class Pump(threading.Thread):
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
         """Write, and find the one record that breaks the driver, if one does."""
         try:
-            return driver.write(records)
+            return driver.write(self._redact(records))
         except Exception as exc:
             problem = f"{type(exc).__name__}: {exc}"
             note(f"{self.sink}:error", f"{self.sink} failed on a batch: {problem}")

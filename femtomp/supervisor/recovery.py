@@ -22,10 +22,10 @@ from femtomp.lanes.lock import ENGINE_LOCK, GUARDIAN_LOCK, MASTER_LOCK, Lock
 from femtomp.record import severity_number
 from femtomp.redaction import Redaction
 from femtomp.sinks.build import build
-from femtomp.sinks.redacting import redacting
 from femtomp.supervisor.orphans import open_same, sinks_with_records
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
+from femtomp.supervisor.redacting import redact_by
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ class Recovery:
             Pump(
                 self._cursors[str(sink.name)],
                 severity_number(level_number(sink.level)),
-                _builder(sink, redaction),
+                _builder(sink),
                 self._poller.members,
+                redact=redact_by(redaction),
             )
             for sink in sinks
         ]
@@ -301,9 +302,8 @@ def _cursor_name(sink: SinkOptions, own: tuple[str, ...]) -> str:
     return str(sink.name) if sink.name in own else f"recover {sink!r}"
 
 
-def _builder(sink: SinkOptions, redaction: Redaction | None) -> Any:
+def _builder(sink: SinkOptions) -> Any:
     def make() -> Driver:
-        driver = build(sink, stderr_fd=2, stdout_fd=1, environ=os.environ)
-        return redacting(driver, redaction)
+        return build(sink, stderr_fd=2, stdout_fd=1, environ=os.environ)
 
     return make

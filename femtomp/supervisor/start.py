@@ -21,6 +21,7 @@ from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.space import default_quota
 from femtomp.lanes.spool import STATE, Spool, State
+from femtomp.limits import checked_levels
 from femtomp.options import ServerConfig, ServerOptions, check_options
 from femtomp.supervisor.adoption import Taken, Wanted, adopt, create
 from femtomp.supervisor.launch import Launcher, launch
@@ -108,6 +109,7 @@ def start(
         {"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
         workers,
         attributes,
+        checked_levels("levels", told.levels, level_number),
     )
     spool, lock, pair = _take_and_launch(parent, wanted, told)
     path = spool.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def test_no_secret_is_in_any_sink(tmp_path, capfd):
         Attached() as log,
     ):
         count = log_secrets(log)
-        fork(log_secrets, log)
+        pid = fork(log_secrets, log)
+        assert os.waitpid(pid, 0)[1] == 0
         for pid in supervisors(tmp_path):
             for name in ("cmdline", "environ"):
                 assert HIDDEN.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
