@@ -65,6 +65,10 @@ class Redaction:
             ("allow", self.allow),
         ):  # fmt: skip
             object.__setattr__(self, name, _words(name, value))
+        for key in (*self.keys, *self.allow):
+            if not any(c.isalnum() for c in key):
+                msg = f"Redaction: {key!r} has no word, so no key could have it"
+                raise ConfigError(msg)
         for pattern in self.patterns:
             if not isinstance(pattern, re.Pattern):
                 one_of("Redaction", "patterns", pattern, ("all", *PATTERN_NAMES))

