@@ -170,6 +170,7 @@ class WorkerHandler(logging.Handler):
             text = (self.formatter or _FALLBACK).format(record)
         except Exception as exc:
             text = f"{record.levelname} {record.name}: {record.msg!r} ({exc!r})"
+        text = _without_secrets(text)
         try:
             os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
         except OSError:
@@ -195,6 +196,13 @@ class WorkerHandler(logging.Handler):
 _FALLBACK: Final = logging.Formatter(
     "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 )
+
+
+def _without_secrets(text: str) -> str:
+    """Leave standard secrets out of a line that no server redacts any more."""
+    from femtomp.codec.secret_keys import STANDARD_KEYS, SecretKeys
+
+    return SecretKeys(STANDARD_KEYS).leave_out(text)[0]
 
 
 def _marked(record: logging.LogRecord, exc: Exception) -> logging.LogRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -115,3 +116,15 @@ def test_a_repr_shows_no_value():
     assert HIDDEN not in repr(rules)
     assert "1 hidden" in repr(rules)
     assert "jwt" in repr(rules)
+
+
+def test_the_line_on_stderr_is_redacted(tmp_path, capfd):
+    """A record that finds no server any more is a line on stderr, without its secret."""
+    with femtomp.start_server(f"file:{tmp_path}/out", spool_parent=tmp_path):
+        handler = femtomp.worker_handler()
+    log = logging.Logger("shop")
+    log.addHandler(handler)
+    log.warning("password=%s of ann", SECRET)
+    said = capfd.readouterr().err
+    assert "password=[redacted] of ann" in said
+    assert SECRET not in said
