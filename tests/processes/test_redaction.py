@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 import femtomp
-from tests.processes.harness import Attached, fork, lines
+from femtomp.lanes.lock import is_orphaned
+from femtomp.lanes.spool import Spool
+from tests.cli.processes import run
+from tests.processes.harness import Attached, fork, lines, until
 from tests.processes.test_life import supervisors
 
 SECRET = "s3cr3t-that-was-logged"
@@ -128,3 +132,49 @@ def test_the_line_on_stderr_is_redacted(tmp_path, capfd):
     said = capfd.readouterr().err
     assert "password=[redacted] of ann" in said
     assert SECRET not in said
+
+
+def test_what_the_supervisor_says_shows_no_known_value(tmp_path, capfd, monkeypatch):
+    """A user's filter that fails on a known value is quoted on stderr without it."""
+    (tmp_path / "users_filter.py").write_text(
+        "def wanted(record):\n    raise ValueError(record.body)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sink = femtomp.FileSink(tmp_path / "out", filter="users_filter.wanted")
+    rules = femtomp.Redaction(values=[HIDDEN])
+    with (
+        femtomp.start_server(sink, spool_parent=tmp_path, redact=rules),
+        Attached() as log,
+    ):
+        log.info("it is %s", HIDDEN)
+    (record,) = lines(tmp_path / "out")
+    assert record["body"] == "it is [redacted]"
+    said = capfd.readouterr().err
+    assert "users_filter.wanted" in said
+    assert HIDDEN not in said
+
+
+@pytest.mark.parametrize(("flags", "is_shown"), [((), False), (("--no-redact",), True)])
+def test_a_recovery_redacts_unless_told(tmp_path, flags, is_shown):
+    """Standard keys and all patterns are left out of what a killed server left."""
+
+    def be_master():
+        server = femtomp.start_server(f"file:{tmp_path}/own", spool_parent=tmp_path)
+        pair = server._spool.control()[1:3]
+        os.kill(pair[1], signal.SIGSTOP)
+        with Attached() as log:
+            log.info("password=%s", SECRET)
+            log.info("Bearer %s", SECRET)
+        for pid in (*pair, os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+
+    os.waitpid(fork(be_master), 0)
+    (path,) = tmp_path.glob("femtomp-*")
+    spool = Spool(path)
+    until(lambda: is_orphaned(spool), "the pair is gone")
+    spool.close()
+    out = tmp_path / "out"
+    done = run("recover", path, "--sink", f"file:{out}", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(lines(out)) == 2
+    assert (SECRET in out.read_text()) is is_shown
