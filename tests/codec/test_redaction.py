@@ -448,3 +448,23 @@ def test_time_is_linear_in_the_text(piece):
     )
     assert long < 64 * max(short, 1e-4)
     redactor._redacted(make(body=piece * ((1 << 20) // len(piece))))
+
+
+@pytest.mark.parametrize("redactor", [Redactor(), everything()])
+def test_what_was_learnt_of_one_record_hides_nothing_in_the_next(redactor):
+    """After a clean record of the same fields, each part of the next is looked at."""
+    clean = make(attributes={"a": "b", "c": [1]})
+    for _ in range(2):
+        assert redactor.records([clean]) == [clean]
+    for dirty in (
+        clean._replace(resource=Resource({"password": SECRET}, {"token": SECRET})),
+        clean._replace(body=f"password={SECRET}"),
+        clean._replace(body={"password": SECRET}),
+        clean._replace(attributes={"a": f"x:password={SECRET}", "c": [1]}),
+        clean._replace(attributes={"a": "b", "c": [{"password": SECRET}]}),
+        clean._replace(attributes={"a": "b", "c": [f"password={SECRET}"]}),
+        clean._replace(attributes={"a": "b", "password": SECRET}),
+        clean._replace(scope=Scope(f"password={SECRET}")),
+    ):
+        (redacted,) = redactor.records([dirty])
+        assert not holds(redacted, SECRET)
