@@ -137,7 +137,7 @@ class Admission:
 
     def _fill(self) -> None:
         now = self._clock()
-        more = max(0.0, now - self._filled_at) * self._rate
+        more = (now - self._filled_at) * self._rate
         self._left = min(self._burst, self._left + more)
         self._filled_at = now
 
