@@ -52,12 +52,15 @@ if TYPE_CHECKING:
     )
     from femtomp.lanes.queue import Queue
     from femtomp.options import ServerOptions
+    from femtomp.redaction import Redaction
     from femtomp.sinks import Delivered, Refused, RetryAfter, Sink
     from femtomp.supervisor.process import Server
     from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
+    from femtomp.worker.thinning import CallSiteLimit, Sampling
 
 __all__ = [
     "AlreadyStartedError",
+    "CallSiteLimit",
     "CodecError",
     "ConfigError",
     "ConsoleSink",
@@ -74,9 +77,11 @@ __all__ = [
     "OTLPSink",
     "Queue",
     "Record",
+    "Redaction",
     "Refused",
     "Resource",
     "RetryAfter",
+    "Sampling",
     "Scope",
     "Server",
     "ServerStats",
@@ -93,6 +98,7 @@ __all__ = [
 ]
 
 _LATE = {
+    "CallSiteLimit": "femtomp.worker.thinning",
     "ConsoleSink": "femtomp.config",
     "FileSink": "femtomp.config",
     "HandlerSink": "femtomp.config",
@@ -103,6 +109,8 @@ _LATE = {
     "Refused": "femtomp.sinks",
     "RetryAfter": "femtomp.sinks",
     "Sink": "femtomp.sinks",
+    "Redaction": "femtomp.redaction",
+    "Sampling": "femtomp.worker.thinning",
     "Server": "femtomp.supervisor.process",
     "DrainReport": "femtomp.supervisor.stats",
     "LaneStats": "femtomp.supervisor.stats",
@@ -198,6 +206,12 @@ def start_server(
         `exception_frames` : {"all", "application"} or tuple of str
             Which lines of a stack trace are kept: all, those of no library, or those of
             these modules and directories ("shop", "/srv/shop").
+        `levels` : mapping of str to level
+            What `worker_init` sets for loggers beside the root logger, and all below
+            them: ``{"noisy.lib": "WARNING"}``; "OFF" for none.
+        `redact` : bool or Redaction
+            What is left out of records before any sink: by default the values of keys
+            such as "password" and "token". False: nothing is looked at.
 
     Returns
     -------

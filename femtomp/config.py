@@ -1,14 +1,9 @@
 """Options of sinks: frozen values, checked at construction, in the master.
 
-In: keyword arguments, strings of the sink grammar, environment variables. Out: frozen
-dataclasses that the supervisor's configuration pipe carries. Nothing here opens
+In: keyword arguments. Out: frozen dataclasses that the supervisor's configuration pipe
+carries; `grammar` makes them of strings, `settings` of a file. Nothing here opens
 anything; whether a sink can be built is found out by the supervisor before
 `start_server` returns. Values of headers are never shown by a repr.
-
-The sink grammar, one for code, `FEMTOMP_SINKS` (comma separated) and `--sink`::
-
-    console | console:FORMAT | file:PATH
-    | journald | journald:SOCKET | otlp | otlp:ENDPOINT
 """
 
 from __future__ import annotations
@@ -16,20 +11,22 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from femtomp.errors import ConfigError
 from femtomp.file_options import check_file_options, check_path
 from femtomp.formats import FORMATS, Format, checked_format, is_path
+from femtomp.limits import checked_filter, checked_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
+
+    from femtomp.limits import Filter, Rate
 
 CONSOLE_FORMATS: Final = tuple(FORMATS)
 FILE_FORMATS: Final = tuple(name for name in FORMATS if name != "auto")
-CONSOLE_FORMAT: Final = "FEMTOMP_CONSOLE_FORMAT"
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
 JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
@@ -52,6 +49,13 @@ class ConsoleSink:
         Records below this level are filtered (and counted) for this sink.
     name : str, optional
         Name in statistics; "console" if not given.
+    filter : mapping of str to level, or str, optional
+        The level by logger, of which the longest prefix counts ("" for all others,
+        "OFF" for none): ``{"noisy.lib": "WARNING"}``. Or the dotted path of a function,
+        loaded in the supervisor, that takes a `Record` and says whether to keep it.
+    rate : number or (number, int), optional
+        Records a second at most, and how many at once (as many, if not given). What is
+        over is filtered, counted, and said in `femtomp.records.lost`.
 
     Examples
     --------
@@ -64,13 +68,15 @@ class ConsoleSink:
     format: Format = "auto"
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option."""
         one_of("ConsoleSink", "stream", self.stream, STREAMS)
         checked = checked_format("ConsoleSink", self.format, CONSOLE_FORMATS)
         _set(self, "format", checked)
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class FileSink:
         kernel has it, which survives any process but not power loss.
     mode : int
         Permissions of files that are made. One that exists keeps its own.
-    level, name
+    level, name, filter, rate
         As in `ConsoleSink`; the name is "file" if not given.
 
     Examples
@@ -130,6 +136,8 @@ class FileSink:
     mode: int = 0o640
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
@@ -145,7 +153,7 @@ class FileSink:
             raise ConfigError(msg)
         check_path(path)
         _set(self, "path", path)
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ class JournaldSink:
     ----------
     path : str
         The datagram socket of journald.
-    level, name
+    level, name, filter, rate
         As in `ConsoleSink`; the name is "journald" if not given.
 
     Examples
@@ -169,11 +177,13 @@ class JournaldSink:
     _: KW_ONLY
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option."""
         _text("JournaldSink", "path", self.path)
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ class OTLPSink:
         then "http/protobuf".
     headers : mapping of str to str, optional
         Sent with every request; never shown in a repr.
-    level, name
+    level, name, filter, rate
         As in `ConsoleSink`; the name is "otlp" if not given.
 
     Examples
@@ -206,6 +216,8 @@ class OTLPSink:
     headers: Mapping[str, str] | None = None
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -215,13 +227,13 @@ class OTLPSink:
             one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
         if self.headers is not None:
             _set(self, "headers", dict(self.headers))
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
     def __repr__(self) -> str:
         """Show everything but the values of headers and the endpoint's credentials."""
         headers = self.headers and dict.fromkeys(self.headers, "***")
         return (
-            f"OTLPSink(endpoint={_shown(self.endpoint)!r}, protocol={self.protocol!r}, "
+            f"OTLPSink(endpoint={shown(self.endpoint)!r}, protocol={self.protocol!r}, "
             f"headers={headers!r})"
         )
 
@@ -241,7 +253,7 @@ class HandlerSink:
         (`femtomp.Sink`). Importable in the supervisor: not in the program's script.
     args : mapping of str to any
         Keyword arguments for it, which can be pickled; never shown in a repr.
-    level, name
+    level, name, filter, rate
         As in `ConsoleSink`; the name is "handler" if not given.
 
     Examples
@@ -255,6 +267,8 @@ class HandlerSink:
     args: Mapping[str, Any] = field(default_factory=dict)
     level: int | str = 0
     name: str | None = None
+    filter: Filter = None
+    rate: Rate = None
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -273,7 +287,7 @@ class HandlerSink:
                 f"the supervisor: {type(exc).__name__}: {exc}"
             )
             raise ConfigError(msg) from exc
-        _set(self, "level", level_number(self.level))
+        _check_shared(self)
 
     def __repr__(self) -> str:
         """Show everything but the values of the arguments."""
@@ -290,102 +304,6 @@ DEFAULT_NAMES: Final[dict[type, str]] = {
     OTLPSink: "otlp",
     HandlerSink: "handler",
 }
-
-
-def parse_sink(text: str) -> SinkOptions:
-    """Turn one word of the sink grammar into a sink.
-
-    Parameters
-    ----------
-    text : str
-        As in the module's docstring.
-
-    Returns
-    -------
-    ConsoleSink, FileSink, JournaldSink or OTLPSink
-
-    Raises
-    ------
-    ConfigError
-        If the kind is unknown or its argument is missing.
-
-    Examples
-    --------
-    >>> parse_sink("console:json").format
-    'json'
-    """
-    kind, _, argument = text.strip().partition(":")
-    if kind == "console":
-        return ConsoleSink(format=argument or "auto")
-    if kind == "file":
-        return FileSink(argument)
-    if kind == "journald":
-        return JournaldSink(argument or JOURNALD_SOCKET)
-    if kind == "otlp":
-        return OTLPSink(argument or None)
-    known = "console, console:FORMAT, file:PATH, journald or otlp"
-    msg = f"unknown sink {_shown(text)!r}: use {known}"
-    raise ConfigError(msg)
-
-
-def resolve_sinks(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOptions, ...]:
-    """Give every sink an object and a name of its own.
-
-    Parameters
-    ----------
-    sinks : iterable of sinks or str, one of these, or None
-        None: what `FEMTOMP_SINKS` says, else the console.
-    environ : mapping of str to str
-        `os.environ`.
-
-    Raises
-    ------
-    ConfigError
-        If one is not a sink, or two have the same name.
-    """
-    if sinks is None:
-        words = environ.get("FEMTOMP_SINKS", "").split(",")
-        sinks = [w for w in words if w.strip()] or ["console"]
-    if isinstance(sinks, (str, *SINK_TYPES)):
-        sinks = [sinks]
-    try:
-        given = list(cast("Iterable[object]", sinks))
-    except TypeError:
-        given = [sinks]
-    parsed = [_sink(item, environ) for item in given]
-    if not parsed:
-        msg = "sinks is empty: give at least one, or None for the console"
-        raise ConfigError(msg)
-    return _named(parsed)
-
-
-def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:
-    sink = parse_sink(item) if isinstance(item, str) else item
-    if not isinstance(sink, SINK_TYPES):
-        what = "a dict" if isinstance(item, dict) else repr(item)  # with headers
-        msg = f"not a sink: {what}; use a string such as 'console', or FileSink(...)"
-        raise ConfigError(msg)
-    console_format = environ.get(CONSOLE_FORMAT)
-    if isinstance(sink, ConsoleSink) and sink.format == "auto" and console_format:
-        checked = checked_format(CONSOLE_FORMAT, console_format, CONSOLE_FORMATS)
-        return replace(sink, format=checked)
-    return sink
-
-
-def _named(sinks: list[SinkOptions]) -> tuple[SinkOptions, ...]:
-    taken: set[str] = set()
-    result: list[SinkOptions] = []
-    for sink in sinks:
-        name = base = sink.name or DEFAULT_NAMES[type(sink)]
-        number = 2
-        while name in taken:
-            if sink.name:
-                msg = f"two sinks are named {base!r}: a name must be unique"
-                raise ConfigError(msg)
-            name, number = f"{base}-{number}", number + 1
-        taken.add(name)
-        result.append(replace(sink, name=name))
-    return tuple(result)
 
 
 def level_number(level: object) -> int:
@@ -415,7 +333,15 @@ def level_number(level: object) -> int:
     raise ConfigError(msg)
 
 
-def _shown(address: str | None) -> str | None:
+def _check_shared(sink: SinkOptions) -> None:
+    owner = type(sink).__name__
+    _set(sink, "level", level_number(sink.level))
+    _set(sink, "filter", checked_filter(owner, sink.filter, level_number))
+    _set(sink, "rate", checked_rate(owner, sink.rate))
+
+
+def shown(address: str | None) -> str | None:
+    """Return an address without its credentials."""
     scheme, slashes, rest = (address or "").rpartition("//")
     _, at, host = rest.rpartition("@")
     return f"{scheme}{slashes}***@{host}" if at else address

@@ -10,9 +10,11 @@ import logging
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from femtomp.config import one_of
+from femtomp.config import level_number, one_of
 from femtomp.errors import ConfigError
+from femtomp.limits import checked_levels
 from femtomp.record import ALL_FRAMES, APPLICATION_FRAMES, MAX_DEPTH
+from femtomp.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +51,8 @@ class ServerOptions(TypedDict, total=False):
     body_length_limit: int | None
     stacktrace_length_limit: int | None
     exception_frames: str | tuple[str, ...]
+    redact: Redaction | bool
+    levels: Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,17 @@ class ServerConfig:
     overflow: Overflow = "drop_old"
     # How long a log call waits for room where overflow is "block".
     block_s: float = 1.0
+    # What is left out of records; False: nothing is looked at.
+    redact: Redaction | bool = True
+    # Of loggers, beside the root logger's.
+    levels: Mapping[str, int | str] = field(default_factory=dict)
+
+    @property
+    def redaction(self) -> Redaction | None:
+        """The rules of redaction; None for none."""
+        if isinstance(self.redact, Redaction):
+            return self.redact
+        return Redaction() if self.redact else None
 
 
 OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
@@ -130,6 +145,17 @@ def check_options(options: Mapping[str, object]) -> None:
             raise ConfigError(msg)
         if key in ("worker_uid", "worker_gid"):
             _id(key, value)
+            continue
+        if key == "levels":
+            checked_levels("levels", value, level_number)
+            continue
+        if key == "redact":
+            if not isinstance(value, (bool, Redaction)):
+                # Not its repr, which may hold what is to be hidden.
+                msg = (
+                    f"redact must be a Redaction or a bool, not {type(value).__name__}"
+                )
+                raise ConfigError(msg)
             continue
         if key == "overflow":
             one_of("start_server", key, value, OVERFLOWS)

@@ -15,6 +15,9 @@ and the key, and what is allowed there.
     [resource]
     "service.version" = "1.2"
 
+    [redact]                                 # or redact = false
+    keys = ["pin"]
+
     [[sinks]]                                # instead of the strings
     type = "file"
     path = "app.jsonl"                       # options of FileSink
@@ -35,10 +38,11 @@ from femtomp.config import (
     JournaldSink,
     OTLPSink,
     SinkOptions,
-    parse_sink,
 )
 from femtomp.errors import ConfigError
+from femtomp.grammar import parse_sink
 from femtomp.options import LIMIT_NAMES, OPTION_NAMES, check_options
+from femtomp.redaction import Redaction
 
 VARIABLE: Final = "FEMTOMP_CONFIG"
 _TYPES: Final[dict[str, type]] = {
@@ -121,6 +125,8 @@ def _settings(where: str, table: Mapping[str, Any]) -> Settings:
             allowed = ", ".join((*_NAMED, *sorted(OPTION_NAMES | LIMIT_NAMES)))
             msg = f"{where}: unknown key {key!r}; the keys are: {allowed}"
             raise ConfigError(msg)
+    if isinstance(options.get("redact"), Mapping):
+        options["redact"] = _redaction(where, options["redact"])
     try:
         check_options(options)
     except ConfigError as exc:
@@ -136,6 +142,19 @@ def _settings(where: str, table: Mapping[str, Any]) -> Settings:
         resource=_mapping(where, "resource", table.get("resource", {})),
         options=options,
     )
+
+
+def _redaction(where: str, table: Mapping[str, Any]) -> Redaction:
+    allowed = [f.name for f in fields(Redaction) if f.init]
+    for key in table:
+        if key not in allowed:
+            msg = f"{where}: redact: unknown key {key!r}; it has: {', '.join(allowed)}"
+            raise ConfigError(msg)
+    try:
+        return Redaction(**table)
+    except ConfigError as exc:
+        msg = f"{where}: {exc}"
+        raise ConfigError(msg) from exc
 
 
 def _sinks(where: str, given: object) -> tuple[SinkOptions, ...]:

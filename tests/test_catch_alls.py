@@ -17,6 +17,7 @@ BROAD = frozenset({"BaseException", "Exception"})
 ALLOWED: dict[tuple[str, str], str] = {
     # The log call: it never raises, whatever the records' own code does.
     ("femtomp.worker.handler", "WorkerHandler._fall_back"): "a formatter's own code",
+    ("femtomp.worker.handler", "WorkerHandler._filtered"): "a filter's own code",
     ("femtomp.worker.handler", "worker_init"): "a pool would start workers for ever",
     ("femtomp.worker.capture", "from_log_record"): "getMessage, and then with care",
     ("femtomp.worker.capture", "_with_care"): "a LogRecord of unheard-of shape",
@@ -28,8 +29,13 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.plain", "text"): "__str__ of a message or name",
     ("femtomp.worker.capture", "_int"): "__int__ of a level",
     ("femtomp.worker.plain", "_plain"): "__repr__ and iteration of any object",
+    ("femtomp.worker.plain", "described"): "__str__ of an exception",
     ("femtomp.worker.plain", "_key_text"): "__str__ of a key",
     ("femtomp.worker.fork", "_after_in_child"): "nobody could be told in a fork hook",
+    # A filter of the user's: the record is kept.
+    ("femtomp.supervisor.admission", "Admission._takes"): "any code of the user's",
+    # A record that cannot be redacted goes on without its words.
+    ("femtomp.codec.redaction", "Redactor.record"): "better nothing than a secret",
     # The sink call: its fault must not end the others.
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",
     ("femtomp.supervisor.pump", "Pump._write"): "a driver's fault, found and counted",

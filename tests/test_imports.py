@@ -55,7 +55,9 @@ ROOMS: dict[str, str] = {
     "codec": "codec",
     "config": "base",
     "options": "base",
+    "grammar": "base",
     "settings": "base",
+    "limits": "base",
     "errors": "base",
     "formats": "base",
     "file_options": "base",
@@ -64,6 +66,7 @@ ROOMS: dict[str, str] = {
     "otel": "otel",
     "pytest_plugin": "testing",
     "record": "base",
+    "redaction": "base",
     "sinks": "sinks",
     "supervisor": "supervisor",
     "testing": "testing",
@@ -71,7 +74,15 @@ ROOMS: dict[str, str] = {
 }
 
 # Annotations of any room may name these.
-TYPES_FOR_ALL = frozenset({"femtomp.config", "femtomp.options", "femtomp.record"})
+TYPES_FOR_ALL = frozenset(
+    {
+        "femtomp.config",
+        "femtomp.limits",
+        "femtomp.options",
+        "femtomp.record",
+        "femtomp.redaction",
+    }
+)
 
 # Whoever imports one of these does I/O, reads a clock, draws random numbers or waits.
 IMPURE = frozenset(

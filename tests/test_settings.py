@@ -20,10 +20,15 @@ linger_s = 5
 "service.version" = "1.2"
 replicas = 3
 
+[redact]
+keys = ["pin"]
+
 [[sinks]]
 type = "file"
 path = "/var/log/app.jsonl"
 level = "WARNING"
+rate = [100, 500]
+filter = { "noisy.lib" = "ERROR" }
 
 [[sinks]]
 type = "otlp"
@@ -47,10 +52,19 @@ def test_everything_that_a_file_may_say(tmp_path) -> None:
     """Name, level, options, resource and sinks with their options."""
     said = load(written(tmp_path, WHOLE), {})
     assert (said.name, said.level) == ("shop", "DEBUG")
-    assert said.options == {"overflow": "drop_new", "linger_s": 5}
+    assert said.options == {
+        "overflow": "drop_new",
+        "linger_s": 5,
+        "redact": femtomp.Redaction(keys=["pin"]),
+    }
     assert said.resource == {"service.version": "1.2", "replicas": 3}
     assert said.sinks == (
-        FileSink("/var/log/app.jsonl", level="WARNING"),
+        FileSink(
+            "/var/log/app.jsonl",
+            level="WARNING",
+            rate=(100, 500),
+            filter={"noisy.lib": "ERROR"},
+        ),
         OTLPSink("http://collector:4318", headers={"api-key": "secret"}),
         HandlerSink("logging.handlers.SysLogHandler", args={"address": "/dev/log"}),
     )
@@ -90,6 +104,8 @@ def test_nothing_is_looked_for(tmp_path, monkeypatch) -> None:
         ("linger_s = -1", "linger_s must be a number of seconds"),
         ("name = 3", "name must be a non-empty string"),
         ("resource = 3", "resource must be a table"),
+        ("[redact]\nkey = ['a']", "redact: unknown key 'key'; it has: keys"),
+        ("redact = 3", "redact must be a Redaction or a bool"),
         ('sinks = "console"', "sinks must be a list"),
         ("sinks = []", "sinks must be a list"),
         ("sinks = [3]", r"sinks\[0\]: it must be a table"),

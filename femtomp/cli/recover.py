@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from femtomp.config import resolve_sinks
 from femtomp.errors import SpoolError
+from femtomp.grammar import resolve_sinks
 
 if TYPE_CHECKING:
     import argparse
@@ -70,6 +70,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--timeout", type=float, metavar="SECONDS",
         help="for each spool (default: until all is delivered)",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-redact",
+        action="store_true",
+        help="deliver secrets as well (default: the standard keys' values and all "
+        "known patterns are left out; the server's own rules are not known here)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -152,9 +158,9 @@ def _recover(
     args: argparse.Namespace,
     signals: _Signals,
 ) -> int:
-    from femtomp.supervisor.recovery import Recovery
+    from femtomp.supervisor.recovery import CAREFUL, Recovery
 
-    recovery = Recovery(found, sinks)
+    recovery = Recovery(found, sinks, None if args.no_redact else CAREFUL)
     progress = _Progress(recovery, args.timeout, signals)
     outcome: Outcome | None = None
     try:

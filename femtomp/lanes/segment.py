@@ -56,14 +56,17 @@ WRITER_MMAP: Final = 2
 # segments and to the side file; the latter with its own base is also the next sequence
 # there. COMMITTED: how many are whole in the segments, and so the next sequence there;
 # what interrupts an append behind its commit leaves it one short until the next. From
-# DROPPED on a word for each reason and level.
+# LEFT_OUT on a word for each way to thin records out, before a lane ever has them; from
+# DROPPED on one for each reason and level.
 SIDE_SEQUENCE: Final = 1 << 63
 STARTED: Final = 0
 STARTED_SIDE: Final = 1
 RETIRED: Final = 2
 COMMITTED: Final = 3
+LEFT_OUT: Final = 4
 DROPPED: Final = 8
 DROP_REASONS: Final = ("no_space", "io", "size", "encode", "quota")
+LEFT_OUT_WAYS: Final = ("limited", "sampled")
 DROP_LEVELS: Final = ("NOTSET", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 WORDS: Final = (IDENTITY_AT - WORDS_AT) // 8
 
@@ -205,6 +208,11 @@ def drops(words: tuple[int, ...] | memoryview) -> dict[str, int]:
         r: sum(words[at : at + count])
         for r, at in zip(DROP_REASONS, starts, strict=True)
     }
+
+
+def left_out(words: tuple[int, ...] | memoryview) -> dict[str, int]:
+    """Return how many records were left out on purpose, by the way that was done."""
+    return {way: words[LEFT_OUT + at] for at, way in enumerate(LEFT_OUT_WAYS)}
 
 
 def drops_by_level(words: tuple[int, ...] | memoryview) -> dict[str, int]:

@@ -33,6 +33,8 @@ from femtomp.lanes.segment import (
     EPOCH_BYTES,
     FRAMES_AT,
     IDENTITY_AT,
+    LEFT_OUT,
+    LEFT_OUT_WAYS,
     OWN_BYTES,
     RETIRED,
     SEGMENT_BYTES,
@@ -218,6 +220,11 @@ class LaneWriter:
     def drop(self, reason: str, payload: bytes = b"") -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""
         self.words[drop_word(reason, level_of(payload))] += 1
+
+    def leave_out(self, way: str) -> None:
+        """Count one record that was not to be kept. Safe anywhere `append` is."""
+        with self._lock:
+            self.words[LEFT_OUT + LEFT_OUT_WAYS.index(way)] += 1
 
     def room(self, least: int, payload: bytes) -> int:
         """Take room for the next segment, `least` bytes or more; return its size.

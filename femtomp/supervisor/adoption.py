@@ -53,6 +53,7 @@ class Wanted(NamedTuple):
     workers: tuple[int, int] | None
     resource: Mapping[str, Any]
     limits: Mapping[str, Any] = {}
+    levels: Mapping[str, int] = {}
 
 
 class Taken(NamedTuple):
@@ -164,6 +165,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
         **one.spool.manifest,
         "level": wanted.level,
         "limits": dict(wanted.limits),
+        "levels": dict(wanted.levels),
         "sinks": wanted.sinks,
         "master": dict(wanted.master),
     }
@@ -195,6 +197,7 @@ def create(parent: Path, wanted: Wanted) -> Taken:
             parent,
             wanted.name,
             level=wanted.level,
+            levels=wanted.levels,
             sinks=wanted.sinks,
             master=wanted.master,
             workers=wanted.workers,

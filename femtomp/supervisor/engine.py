@@ -35,6 +35,7 @@ from femtomp.lanes.spool import (
 )
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
@@ -52,6 +53,7 @@ from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
+from femtomp.supervisor.redacting import redact_by
 from femtomp.supervisor.stats import read_stats
 
 if TYPE_CHECKING:
@@ -113,14 +115,17 @@ class Engine:
 
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
-        self._losses = Losses(self._spool, dict(self._config.resource))
+        admissions = {str(sink.name): Admission(sink) for sink in self._config.sinks}
+        self._losses = Losses(self._spool, dict(self._config.resource), admissions)
         return [
             make(
                 str(sink.name),
                 severity_number(level_number(sink.level)),
-                self._builder(sink),
+                self._builder(sink, admissions[str(sink.name)]),
                 self._poller.members,
                 self._losses,
+                admissions[str(sink.name)],
+                redact_by(self._config.redaction),
             )
             for sink in self._config.sinks
         ]
@@ -151,8 +156,9 @@ class Engine:
             return Pump
         return partial(CarefulPump, care=care)
 
-    def _builder(self, sink: SinkOptions) -> Any:
+    def _builder(self, sink: SinkOptions, admission: Admission) -> Any:
         def make() -> Driver:
+            admission.load()
             return build(
                 sink,
                 stderr_fd=self._launch.stderr,

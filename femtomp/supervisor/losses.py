@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from femtomp.lanes.spool import Spool
+    from femtomp.supervisor.admission import Admission
     from femtomp.supervisor.members import Member
 
 INTERVAL_S: Final = 10.0
@@ -61,7 +62,11 @@ _MAX_SLOTS: Final = 64
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # Where each count is: of the sink, then of the workers' drops by reason.
 _OF_SINK: Final = ("evicted", "refused", "corrupt", "quarantined")
-_NAMES: Final = (*_OF_SINK, *(f"dropped.{reason}" for reason in DROP_REASONS))
+_DROPPED: Final = tuple(f"dropped.{reason}" for reason in DROP_REASONS)
+# Known to this engine alone: in no file before it is said.
+_OVER_RATE: Final = _COUNTS - 1
+_UNUSED: Final = ("",) * (_OVER_RATE - len(_OF_SINK) - len(_DROPPED))
+_NAMES: Final = (*_OF_SINK, *_DROPPED, *_UNUSED, "over_rate")
 _NOTHING: Final = (0,) * _COUNTS
 _WARNING: Final = (13, "WARNING")
 _ERROR: Final = (17, "ERROR")
@@ -106,9 +111,16 @@ class Losses:
     spool : Spool
     base : mapping
         Resource attributes of the server.
+    admissions : mapping, optional
+        By sink: who knows how many records were over its rate.
     """
 
-    def __init__(self, spool: Spool, base: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        base: Mapping[str, Any],
+        admissions: Mapping[str, Admission] | None = None,
+    ) -> None:
         self._spool = spool
         control = spool.control()
         self._starts: Final = max(1, control[ENGINE_STARTS])
@@ -119,6 +131,11 @@ class Losses:
         self._due = dict.fromkeys(spool.sinks, False)
         self._file = _File(spool, spool.sinks)
         self._epoch: Final = self._file.epoch
+        self._admissions = admissions or {}
+        self._over_rate = {
+            name: max(said.counts[_OVER_RATE], said.next_counts[_OVER_RATE])
+            for name, said in self._file.said.items()
+        }
         if how_it_ended(self._ended) is Ended.CRASHED:
             for name, said in self._file.said.items():
                 if said.is_open:
@@ -136,6 +153,9 @@ class Losses:
             return
         self._look_at = now + INTERVAL_S
         self._now = _counts(self._spool, list(members.values()))
+        for name, admission in self._admissions.items():
+            over = self._over_rate[name] + admission.over_rate
+            self._now[name] = (*self._now[name][:_OVER_RATE], over)
         for name in self._due:
             self._due[name] = self._is_news(name)
 

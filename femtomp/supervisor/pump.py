@@ -19,6 +19,7 @@ from femtomp.lanes.cursor import Cursor
 from femtomp.sinks import Delivered, Driver, Outcome, Refused, Reopens, RetryAfter
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.redacting import as_they_are
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from femtomp.supervisor.batch import Batch, Step, Stream
     from femtomp.supervisor.losses import Losses
     from femtomp.supervisor.members import Member
+    from femtomp.supervisor.redacting import Redact
 
 # Enough to amortise a system call or request; also the most that can come twice.
 MAX_BATCH_RECORDS: Final = 2048
@@ -51,6 +53,10 @@ class Pump(threading.Thread):
         The engine's table; the poller adds to it and takes from it.
     losses : Losses, optional
         What is to be said to the sink beside its records.
+    admit : callable, optional
+        Filters a stream further: the sink's `Admission`.
+    redact : callable, optional
+        What every batch passes on its way to the driver.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class Pump(threading.Thread):
         build: Callable[[], Driver],
         members: Mapping[str, Member],
         losses: Losses | None = None,
+        admit: Callable[[Stream], Stream] | None = None,
+        redact: Redact = as_they_are,
     ) -> None:
         super().__init__(name=f"femtomp-{name}", daemon=True)
         self.sink: Final = name
@@ -67,6 +75,8 @@ class Pump(threading.Thread):
         self._build = build
         self._members = members
         self._losses = losses
+        self._admit = admit
+        self._redact = redact
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
@@ -159,10 +169,11 @@ class Pump(threading.Thread):
         ]
 
     def _sorted(self, member: Member, base: Cursor, chunk: Chunk) -> Stream:
-        return sort_out(
+        stream = sort_out(
             member.lane.epoch, base, chunk, self._severity,
             member.resource, member.of_process, self._damaged,
         )  # fmt: skip
+        return stream if self._admit is None else self._admit(stream)
 
     def _announced(self, member: Member, found: list[Stream]) -> list[Record]:
         """Return the event that comes before a lane's first record, if it is due."""
@@ -230,7 +241,7 @@ class Pump(threading.Thread):
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
         """Write, and find the one record that breaks the driver, if one does."""
         try:
-            return driver.write(records)
+            return driver.write(self._redact(records))
         except Exception as exc:
             problem = f"{type(exc).__name__}: {exc}"
             note(f"{self.sink}:error", f"{self.sink} failed on a batch: {problem}")

@@ -20,10 +20,12 @@ from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor
 from femtomp.lanes.lock import ENGINE_LOCK, GUARDIAN_LOCK, MASTER_LOCK, Lock
 from femtomp.record import severity_number
+from femtomp.redaction import Redaction
 from femtomp.sinks.build import build
 from femtomp.supervisor.orphans import open_same, sinks_with_records
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
+from femtomp.supervisor.redacting import redact_by
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.02
 # For the batch in hand when all is to end; a destination may be in a timeout.
 _FINISH_S: Final = 10.0
+CAREFUL: Final = Redaction(patterns="all")
 
 
 class SinkOutcome(NamedTuple):
@@ -75,6 +78,9 @@ class Recovery:
     sinks : tuple of sinks
         Each with its name. One that the spool's server had goes on at its cursor; any
         other gets everything that is still there.
+    redaction : Redaction, optional
+        The rules of the spool's server are not known here: without others the standard
+        keys and all patterns. None for none.
 
     Raises
     ------
@@ -82,7 +88,12 @@ class Recovery:
         If somebody serves the spool, or it cannot be read.
     """
 
-    def __init__(self, place: Directory, sinks: tuple[SinkOptions, ...]) -> None:
+    def __init__(
+        self,
+        place: Directory,
+        sinks: tuple[SinkOptions, ...],
+        redaction: Redaction | None = CAREFUL,
+    ) -> None:
         self._locks: list[Lock] = []
         try:
             for name in (GUARDIAN_LOCK, ENGINE_LOCK, MASTER_LOCK):
@@ -103,6 +114,7 @@ class Recovery:
                 severity_number(level_number(sink.level)),
                 _builder(sink),
                 self._poller.members,
+                redact=redact_by(redaction),
             )
             for sink in sinks
         ]

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
-from femtomp.config import OTLPSink, SinkOptions, level_number, resolve_sinks
+from femtomp.config import OTLPSink, SinkOptions, level_number
 from femtomp.errors import AlreadyStartedError, ConfigError, SpoolError
+from femtomp.grammar import resolve_sinks
 from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.space import default_quota
 from femtomp.lanes.spool import STATE, Spool, State
+from femtomp.limits import checked_levels
 from femtomp.options import (
     ServerConfig,
     ServerOptions,
@@ -120,6 +122,7 @@ def start(
         workers,
         attributes,
         limits,
+        checked_levels("levels", told.levels, level_number),
     )
     spool, lock, pair = _take_and_launch(parent, wanted, told)
     path = spool.path

@@ -68,6 +68,7 @@ class LaneStats:
     dropped: dict[str, int]
     dropped_by_level: dict[str, int]
     sinks: dict[str, SinkStats]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ class ServerStats:
         Of the workers that live or still have records pending.
     engine_starts : int
         1 if the engine never died.
+    left_out : dict of str to int
+        Records that workers did not keep because they were told to, by way ("limited"
+        by call site, "sampled"). Not among `started`.
     """
 
     started: int
@@ -95,6 +99,7 @@ class ServerStats:
     sinks: dict[str, SinkStats]
     lanes: list[LaneStats]
     engine_starts: int
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,13 +154,15 @@ def read_stats(spool: Spool) -> ServerStats:
     dropped["quota"] += sum(unkept.values())
     by_level = {k: v + unkept.get(k, 0) for k, v in by_level.items()}
     totals = {name: SinkStats(*before.sink(name)) for name in spool.sinks}
+    left_out = before.left_out()
     for lane in lanes:
         started += lane.started
         dropped = {k: v + lane.dropped.get(k, 0) for k, v in dropped.items()}
         by_level = {k: v + lane.dropped_by_level[k] for k, v in by_level.items()}
+        left_out = {k: v + lane.left_out.get(k, 0) for k, v in left_out.items()}
         totals = {name: _sum(stats, lane.sinks[name]) for name, stats in totals.items()}
     starts = spool.control()[ENGINE_STARTS]
-    return ServerStats(started, dropped, by_level, totals, lanes, starts)
+    return ServerStats(started, dropped, by_level, totals, lanes, starts, left_out)
 
 
 def open_lanes(spool: Spool) -> Iterator[Lane]:
@@ -199,6 +206,7 @@ def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
         dropped=seg.drops(words),
         dropped_by_level=seg.drops_by_level(words),
         sinks=sinks,
+        left_out=seg.left_out(words),
     )
 
 

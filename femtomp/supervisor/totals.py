@@ -31,6 +31,7 @@ EPOCH: Final = "f" * 24
 # Slots that are no sink's: these names cannot be given to one.
 _DROPPED: Final = "\0dropped"
 _BY_LEVEL: Final = "\0dropped by level"
+_LEFT_OUT: Final = "\0left out"
 _STARTED: Final = "\0started"
 
 
@@ -39,7 +40,7 @@ class Totals:
 
     def __init__(self, directory: int, sinks: tuple[str, ...]) -> None:
         self._file = CursorFile(
-            directory, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _STARTED)
+            directory, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _LEFT_OUT, _STARTED)
         )
         self._finish(directory, sinks)
 
@@ -69,6 +70,7 @@ class Totals:
         }
         sums[_DROPPED] = Counters(*seg.drops(words).values())
         sums[_BY_LEVEL] = Counters(*seg.drops_by_level(words).values())
+        sums[_LEFT_OUT] = Counters(*seg.left_out(words).values())
         sums[_STARTED] = Counters(delivered=seg.started(words))
         mark = _mark(epoch)
         for name, counters in sums.items():
@@ -97,6 +99,10 @@ class ReadTotals(NamedTuple):
     def dropped_by_level(self) -> dict[str, int]:
         """Return the drops by level."""
         return dict(zip(seg.DROP_LEVELS, self.sink(_BY_LEVEL), strict=True))
+
+    def left_out(self) -> dict[str, int]:
+        """Return what was left out on purpose, by way."""
+        return dict(zip(seg.LEFT_OUT_WAYS, self.sink(_LEFT_OUT), strict=False))
 
     def has(self, epoch: str) -> bool:
         """Tell whether a lane was added, wholly, though its files are still there."""

@@ -148,6 +148,12 @@ class Channel:
             count_unkept(f"{self.path}/lanes", level_of(payload))
         return Sent.NOWHERE
 
+    def leave_out(self, way: str) -> None:
+        """Count in the lane a record that a filter left out; opens one if need be."""
+        lane = self._lane or self._open_lane(None, important=False)
+        if lane is not None:
+            lane.leave_out(way)
+
     def is_full(self) -> bool:
         """Tell whether the last record that needed room was dropped for want of it."""
         return self._is_full or (self._lane is not None and self._lane.is_full)

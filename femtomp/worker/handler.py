@@ -16,6 +16,7 @@ from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record
 from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
 from femtomp.worker.fork import catch_up, mark
+from femtomp.worker.plain import described
 
 Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
 MISSING: Final = ("raise", "stderr", "ignore")
@@ -89,7 +90,7 @@ class WorkerHandler(logging.Handler):
         Without the handler's lock, which would guard nothing: the lane has its own.
         """
         if self.filters:
-            passed = self.filter(record)
+            passed = self._filtered(record)
             if not passed:
                 return passed
             if isinstance(passed, logging.LogRecord):  # Python 3.12: a replacement
@@ -114,6 +115,35 @@ class WorkerHandler(logging.Handler):
             return True
         self.emit(record)
         return True
+
+    def addFilter(self, filter: Any) -> None:  # noqa: A002, N802 - logging's names
+        """Add a filter; one of femtomp's own counts in this handler's lane."""
+        super().addFilter(filter)
+        if hasattr(filter, "count_left_out"):
+            filter.count_left_out = self._count_left_out
+
+    def _count_left_out(self, way: str) -> None:
+        if self._channel is not None:
+            self._channel.leave_out(way)
+
+    def _filtered(self, record: logging.LogRecord) -> Any:
+        """Ask the filters; where one fails the record is kept, with what went wrong."""
+        try:
+            passed = self.filter(record)
+            self._say_left_out()
+        except Exception as exc:
+            return _marked(record, exc)
+        return passed
+
+    def _say_left_out(self, *, at_last: bool = False) -> None:
+        for each in self.filters:
+            if (due_records := getattr(each, "due_records", None)) is not None:
+                for record in due_records(at_last=at_last):
+                    self.emit(record)
+
+    def flush(self) -> None:
+        """Say what filters left out and have not said yet; `logging.shutdown` asks."""
+        self._say_left_out(at_last=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Capture the record and append it to the lane, opening one if need be."""
@@ -140,6 +170,7 @@ class WorkerHandler(logging.Handler):
             text = (self.formatter or _FALLBACK).format(record)
         except Exception as exc:
             text = f"{record.levelname} {record.name}: {record.msg!r} ({exc!r})"
+        text = _without_secrets(text)
         try:
             os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
         except OSError:
@@ -165,6 +196,23 @@ class WorkerHandler(logging.Handler):
 _FALLBACK: Final = logging.Formatter(
     "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 )
+
+
+def _without_secrets(text: str) -> str:
+    """Leave standard secrets out of a line that no server redacts any more."""
+    from femtomp.codec.secret_keys import STANDARD_KEYS, SecretKeys
+
+    return SecretKeys(STANDARD_KEYS).leave_out(text)[0]
+
+
+def _marked(record: logging.LogRecord, exc: Exception) -> logging.LogRecord:
+    """Return a copy of a record that says which filter's error it was kept in spite of.
+
+    Other handlers see the record as it was.
+    """
+    made = logging.LogRecord("", 0, "", 0, "", (), None)
+    made.__dict__ = {**record.__dict__, "femtomp.filter_error": described(exc)}
+    return made
 
 
 def _remake(level: int, spool: str | None, missing: Missing) -> WorkerHandler:
@@ -278,19 +326,26 @@ def worker_init(
                 root.removeHandler(other)
         if handler not in root.handlers:
             root.addHandler(handler)
-        root.setLevel(server_level(handler.spool) if level is None else level)
+        of_server, of_loggers = server_levels(handler.spool)
+        root.setLevel(of_server if level is None else level)
+        for name, number in of_loggers.items():
+            logging.getLogger(name).setLevel(number)
     except Exception as exc:
         say(f"worker_init failed: {type(exc).__name__}: {exc}")
 
 
-def server_level(spool: str | None) -> int:
-    """Return the level that the server wants in its workers; INFO if it cannot say."""
+def server_levels(spool: str | None) -> tuple[int, dict[str, int]]:
+    """Return the levels that the server wants: of the root logger, and of others.
+
+    INFO, and none, if it cannot say.
+    """
     from femtomp.lanes.spool import Spool
 
     if spool is None:
-        return logging.INFO
+        return logging.INFO, {}
     opened = Spool(spool)
     try:
-        return int(opened.manifest.get("level", logging.INFO))
+        manifest = opened.manifest
+        return int(manifest.get("level", logging.INFO)), manifest.get("levels", {})
     finally:
         opened.close()

@@ -233,3 +233,11 @@ def _key_text(name: object) -> str:
 def type_name(value: object) -> str:
     """Return the name of a value's class, without running any of its code."""
     return str(_class_name(type(value)))
+
+
+def described(exc: BaseException) -> str:
+    """Return an exception's class and message, whatever its own code does."""
+    try:
+        return _short(f"{type_name(exc)}: {exact(str(exc))}")
+    except Exception as worse:
+        return f"{type_name(exc)}: <cannot be rendered: {type_name(worse)}>"

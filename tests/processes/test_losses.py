@@ -109,3 +109,29 @@ def test_a_restarted_engine_neither_repeats_nor_forgets(tmp_path):
         assert sum(said) == losses
     starts = [e["attributes"].get("femtomp.engine.starts", 1) for e in events.values()]
     assert max(starts) == 6
+
+
+def test_what_is_over_a_rate_is_said_and_counted(tmp_path):
+    """A sink with a rate filters what is over it, exactly, and says how much that was;
+    another sink has everything.
+    """
+    slow = femtomp.FileSink(tmp_path / "slow", name="slow", rate=(0.001, 5))
+    with (
+        femtomp.start_server(
+            [slow, f"file:{tmp_path}/all"], spool_parent=tmp_path
+        ) as server,
+        Attached() as log,
+    ):
+        for number in range(20):
+            log.info("record %d", number)
+        assert server.flush()
+        stats = server.stats().sinks
+        assert (stats["slow"].delivered, stats["slow"].filtered) == (5, 15)
+        assert stats["slow"].committed == stats["file"].delivered == 20
+    written = [
+        json.loads(line) for line in (tmp_path / "slow").read_text().splitlines()
+    ]
+    said = [r for r in written if r.get("event_name") == "femtomp.records.lost"]
+    assert sum(r["attributes"]["femtomp.lost.over_rate"] for r in said) == 15
+    assert "over_rate" in said[-1]["body"]
+    assert "femtomp.records.lost" not in (tmp_path / "all").read_text()

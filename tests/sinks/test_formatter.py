@@ -9,9 +9,10 @@ import pickle
 import pytest
 from hypothesis import given
 
-from femtomp.config import ConsoleSink, FileSink, parse_sink
+from femtomp.config import ConsoleSink, FileSink
 from femtomp.errors import ConfigError
 from femtomp.formats import FORMATS, PackedFormatter
+from femtomp.grammar import parse_sink
 from femtomp.sinks import lines
 from femtomp.sinks.build import build
 from femtomp.sinks.formatter import formatter_encoder

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from femtomp.config import OTLPSink, parse_sink
+from femtomp.config import OTLPSink
 from femtomp.errors import ConfigError
+from femtomp.grammar import parse_sink
 from femtomp.sinks import secrets
 
 

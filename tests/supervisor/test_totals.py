@@ -25,6 +25,7 @@ def two(tmp_path):
             pool.log(writer, n)
         writer.words[seg.STARTED] += 1
         writer.drop("no_space", b"")
+        writer.leave_out("limited")
     pool.look()
     for member in pool.members.values():
         end = Position(0, member.lane.end.size)
@@ -43,11 +44,12 @@ def read(pool: Pool) -> tuple:
         found.sink("otlp"),
         found.started(),
         found.dropped()["no_space"],
+        found.left_out()["limited"],
     )
 
 
-NOTHING = (Counters(), Counters(), 0, 0)
-BOTH = (Counters(delivered=8), Counters(delivered=6, refused=2), 10, 2)
+NOTHING = (Counters(), Counters(), 0, 0, 0)
+BOTH = (Counters(delivered=8), Counters(delivered=6, refused=2), 10, 2, 2)
 
 
 def test_nothing_was_reaped_yet(two) -> None:
@@ -90,7 +92,7 @@ def dies_after(written: int):
     return pwrite
 
 
-@pytest.mark.parametrize("written", range(6))
+@pytest.mark.parametrize("written", range(7))
 def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
     """However many of the sums were written when the engine died, in the end each lane
     is in each sum once.
@@ -101,7 +103,7 @@ def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
     try:
         totals.add(first, two.members[first])
     except KeyboardInterrupt:
-        assert written < 5
+        assert written < 6
     monkeypatch.undo()
     two.restart()
     totals = Totals(two.directory, SINKS)
@@ -123,7 +125,7 @@ def test_lane_is_added_once_whatever_comes_between(two) -> None:
     assert read(two) == BOTH
 
 
-@pytest.mark.parametrize("written", range(1, 6))
+@pytest.mark.parametrize("written", range(1, 7))
 def test_half_added_lane_is_finished_first(two, monkeypatch, written) -> None:
     """A lane that an engine died over is added to the other sums, and unlinked, before
     its successor reaps another one.
@@ -134,7 +136,7 @@ def test_half_added_lane_is_finished_first(two, monkeypatch, written) -> None:
     try:
         totals.add(first, two.members[first])
     except KeyboardInterrupt:
-        assert written < 5
+        assert written < 6
     monkeypatch.undo()
     totals = Totals(two.directory, SINKS)
     assert not [name for name in os.listdir(two.directory) if first in name]

@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import femtomp
-from femtomp.config import resolve_sinks
 from femtomp.errors import SpoolError
+from femtomp.grammar import resolve_sinks
 from femtomp.lanes import place, reader, space
 from femtomp.lanes import writer as writers
 from femtomp.lanes.spool import STATE, Spool, State
