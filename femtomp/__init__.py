@@ -37,6 +37,7 @@ from femtomp.errors import (
 from femtomp.record import Identity, Record, Resource, Scope
 from femtomp.worker.context import log_context
 from femtomp.worker.handler import WorkerHandler, worker_handler, worker_init
+from femtomp.worker.logger import Logger, get_logger
 
 if TYPE_CHECKING:
     import os
@@ -60,6 +61,7 @@ __all__ = [
     "Identity",
     "JournaldSink",
     "LaneStats",
+    "Logger",
     "MissingExtraError",
     "NoServerError",
     "OTLPSink",
@@ -74,6 +76,7 @@ __all__ = [
     "StartError",
     "WorkerHandler",
     "basic_config",
+    "get_logger",
     "log_context",
     "start_server",
     "worker_handler",

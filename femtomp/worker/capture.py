@@ -50,7 +50,9 @@ _NOT_EXTRAS: Final = _ADDED.union(_STANDARD_NAMES)
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
 _EXC_INFO_LENGTH: Final = 3  # type, value, traceback
 # Below it no limit on length can have been passed.
-_LARGE_BYTES: Final = 65536
+LARGE_BYTES: Final = 65536
+# A LogRecord's attribute with more fields, of names that it has itself: `name`, `args`.
+FIELDS: Final = "femtomp_fields"
 _SEVERITY_WARN: Final = severity_number(logging.WARNING)
 # The year 2262: nanoseconds are 64 bits wide.
 _LAST_SECOND: Final = 9_223_372_036
@@ -123,7 +125,7 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
         _free.append(encoder)
     except Exception:
         return _with_care(record, pid)
-    return payload if len(payload) <= _LARGE_BYTES else _limited(record, payload, pid)
+    return payload if len(payload) <= LARGE_BYTES else _limited(record, payload, pid)
 
 
 def _limited(record: logging.LogRecord, payload: bytes, pid: int) -> bytes:
@@ -161,6 +163,8 @@ def _careful(record: logging.LogRecord, pid: int) -> bytes:
     if of["stack_info"]:
         more["stack"] = _str(of["stack_info"])
     given = {k: v for k, v in record.__dict__.items() if k not in _NOT_EXTRAS}
+    if type(beside := given.pop(FIELDS, None)) is dict:
+        given |= beside
     extras = attributes({**_log_fields(), **given}, more)
     body, problem = _message(record)
     if problem:
@@ -263,6 +267,15 @@ def _int(value: object) -> int:
         return int(value) if isinstance(value, int) else 0
     except Exception:
         return 0
+
+
+def to_log_record(payload: bytes) -> logging.LogRecord:
+    """Return what of a payload of our own is said where there is no lane."""
+    fields: Any = wire.decode(payload)
+    _, _, level, level_name, logger, body, _, path, line, function, *_ = fields
+    record = _LogRecord(logger, level, path, line, body, None, None, function)
+    record.levelname = level_name
+    return record
 
 
 def from_record(record: Record, pid: int) -> bytes:
