@@ -28,6 +28,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.plain", "_plain"): "__repr__ and iteration of any object",
     ("femtomp.worker.plain", "_key_text"): "__str__ of a key",
     ("femtomp.worker.fork", "_after_in_child"): "nobody could be told in a fork hook",
+    ("femtomp.worker.logger", "Logger._log"): "arguments' __str__, and then with care",
+    ("femtomp.worker.by_record", "_mapping"): "an `extra` that is no mapping",
+    ("femtomp.worker.by_record", "_value"): "a lambda, which may raise anything",
     # The sink call: its fault must not end the others.
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",
     ("femtomp.supervisor.pump", "Pump._write"): "a driver's fault, found and counted",

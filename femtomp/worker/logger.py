@@ -16,7 +16,7 @@ import sys
 import threading
 from time import time_ns
 from types import FunctionType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec.wire import encode
 from femtomp.record import MAX_ATTRIBUTES
@@ -31,6 +31,9 @@ from femtomp.worker.by_record import (
 from femtomp.worker.capture import LARGE_BYTES, attributes
 from femtomp.worker.fork import mark
 from femtomp.worker.handler import WorkerHandler
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _DEBUG: Final = logging.DEBUG
 _INFO: Final = logging.INFO
@@ -213,9 +216,7 @@ class Logger:
 
     def __repr__(self) -> str:
         """Show the fields' names; their values may be secrets."""
-        return f"<femtomp.Logger {self.name} {' '.join(self._fields)}>".replace(
-            " >", ">"
-        )
+        return f"<femtomp.Logger {' '.join((self.name, *self._fields))}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes by name."""
@@ -289,7 +290,13 @@ class Logger:
         ):
             return None
         extras = {**self._fields, **fields} if self._fields else fields
-        if len(extras) > MAX_ATTRIBUTES or not RESERVED.isdisjoint(extras):
+        frame = _getframe(3)
+        if not RESERVED.isdisjoint(extras):
+            extras = extras.copy()
+            frame = _outer(frame, extras.pop("stacklevel", 1))
+            if not RESERVED.isdisjoint(extras):
+                return None
+        if len(extras) > MAX_ATTRIBUTES:
             return None
         for each in args:
             # A single mapping fills a template by its keys.
@@ -311,7 +318,6 @@ class Logger:
         if not is_plain:
             more = more or {}
             extras = attributes(extras, more)
-        frame = _getframe(3)
         code = frame.f_code
         return encode((
             1, now, level, _level_names.get(level) or unnamed(level),
@@ -321,6 +327,23 @@ class Logger:
             threading.get_ident(), threading.current_thread().name,
             extras or None, more or None,
         ))  # fmt: skip
+
+
+def _outer(frame: FrameType, stacklevel: int) -> FrameType:
+    """Return a caller's caller, as `logging.Logger.findCaller` counts them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer.
+    """
+    while stacklevel > 1:
+        if frame.f_back is None:
+            raise ValueError
+        frame = frame.f_back
+        if not logging._is_internal_frame(frame):  # type: ignore[attr-defined]  # noqa: SLF001
+            stacklevel -= 1
+    return frame
 
 
 def _remake(name: str, fields: dict[str, Any]) -> Logger:
