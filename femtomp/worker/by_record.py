@@ -36,9 +36,12 @@ def by_record(
     fields: dict[str, Any],
 ) -> None:
     """Log by the standard logger, of whose kind or handlers nothing is known."""
-    given = {**bound, **fields}
-    own = {name: given.pop(name) for name in RESERVED if name in given}
-    shown, taken = _sorted({**_mapping(own.get("extra")), **given})
+    both = {**bound, **fields}
+    own = {name: both.pop(name) for name in RESERVED if name in both}
+    extra = _mapping(own.get("extra"))
+    # A call's fields win over its `extra`, and this over what is bound.
+    extra = {k: v for k, v in extra.items() if k not in fields}
+    shown, taken = _sorted({**both, **extra})
     options = _options(own)
     arguments = tuple(map(_value, args))
     log: Any = logger.log
@@ -64,7 +67,7 @@ def _options(own: dict[str, Any]) -> dict[str, Any]:
     return {
         "exc_info": exc_info,
         "stack_info": bool(own.get("stack_info")),
-        "stacklevel": (level if type(level) is int else 1) + _DEPTH,
+        "stacklevel": (max(level, 1) if type(level) is int else 1) + _DEPTH,
     }
 
 

@@ -97,16 +97,16 @@ class Logger:
     ('sold tea', [3, 4.2, 17])
     """
 
-    __slots__ = ("_cache", "_fields", "_logger")
+    __slots__ = ("_cache", "_fields", "_is_standard", "_logger")
 
     def __init__(self, logger: logging.Logger, fields: dict[str, Any]) -> None:
         self._logger: Final = logger
         self._fields: Final = fields
-        # logging's own answers, which it forgets whenever a level is set anywhere. A
-        # logger of the user's own class, or a patched one, is asked each time.
-        asks_cache = type(logger) in (_Standard, logging.RootLogger) and (
-            _Standard.isEnabledFor is _is_enabled_for
-        )
+        # One of the user's own class may do anything with a call.
+        self._is_standard: Final = type(logger) in (_Standard, logging.RootLogger)
+        # What logging knows already, and forgets when a level is set anywhere. Where
+        # another method gives them, that is asked each time.
+        asks_cache = self._is_standard and _Standard.isEnabledFor is _is_enabled_for
         self._cache: Final[dict[int, bool]] = logger._cache if asks_cache else {}  # type: ignore[attr-defined]  # noqa: SLF001
 
     # The level is looked at in each method, and not in one for all: a disabled call
@@ -259,6 +259,7 @@ class Logger:
             node = node.parent if node.propagate else None
         if (
             found is None
+            or not self._is_standard
             or found.filters
             or logger.filters
             or logger.disabled
