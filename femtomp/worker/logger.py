@@ -97,13 +97,17 @@ class Logger:
     ('sold tea', [3, 4.2, 17])
     """
 
-    __slots__ = ("_cache", "_fields", "_is_standard", "_logger")
+    __slots__ = ("_attributes", "_cache", "_fields", "_is_standard", "_logger")
 
     def __init__(self, logger: logging.Logger, fields: dict[str, Any]) -> None:
         self._logger: Final = logger
         self._fields: Final = fields
-        # One of the user's own class may do anything with a call.
-        self._is_standard: Final = type(logger) in (_Standard, logging.RootLogger)
+        # One of the user's own class, or with methods of its own, may do anything.
+        values = vars(logger)
+        is_usual = type(logger) in (_Standard, logging.RootLogger)
+        self._is_standard: Final = is_usual and not any(map(callable, values.values()))
+        # A method that is put there later makes one attribute more.
+        self._attributes: Final = len(values)
         # What logging knows already, and forgets when a level is set anywhere. Where
         # another method gives them, that is asked each time.
         asks_cache = self._is_standard and _Standard.isEnabledFor is _is_enabled_for
@@ -260,6 +264,7 @@ class Logger:
         if (
             found is None
             or not self._is_standard
+            or len(logger.__dict__) != self._attributes
             or found.filters
             or logger.filters
             or logger.disabled

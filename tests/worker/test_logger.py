@@ -232,6 +232,22 @@ def patched(name):
     return arrange
 
 
+def patched_alone(name):
+    """Put a method of its own onto one logger."""
+
+    def arrange(tree, witness, monkeypatch) -> None:
+        logger = tree.getChild("a.b")
+        original = getattr(logger, name)
+
+        def method(*args, **kwargs):
+            witness.seen.append(args)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(logger, name, method, raising=False)
+
+    return arrange
+
+
 def factory(tree, witness, monkeypatch) -> None:
     original = logging.getLogRecordFactory()
 
@@ -260,6 +276,8 @@ ARRANGEMENTS = {
     "handle": patched("handle"),
     "makeRecord": patched("makeRecord"),
     "_log": patched("_log"),
+    "its own handle": patched_alone("handle"),
+    "its own makeRecord": patched_alone("makeRecord"),
 }
 
 
