@@ -169,6 +169,17 @@ def start_server(
             for room first. With both the slowest sink decides for all.
         `block_s` : float
             How long a log call waits with "block", at most; 1 second.
+        `attribute_count_limit` : int
+            Attributes of one record; 128. Those beyond are counted, in
+            `dropped_attributes_count`.
+        `attribute_value_length_limit`, `body_length_limit`, `stacktrace_length_limit`
+            Characters of a text, or bytes; no limit but that on the whole record, 4
+            MiB. The attribute `femtomp.truncated` says how long what was cut had been.
+        `attribute_depth_limit` : int
+            Containers in containers; 8, which is also the most.
+        `exception_frames` : {"all", "application"} or tuple of str
+            Which lines of a stack trace are kept: all, those of no library, or those of
+            these modules and directories ("shop", "/srv/shop").
 
     Returns
     -------

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
 from femtomp.config import one_of
 from femtomp.errors import ConfigError
+from femtomp.record import ALL_FRAMES, APPLICATION_FRAMES, MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,12 @@ class ServerOptions(TypedDict, total=False):
     lane_quota_bytes: int
     overflow: Overflow
     block_s: float
+    attribute_count_limit: int
+    attribute_value_length_limit: int | None
+    attribute_depth_limit: int
+    body_length_limit: int | None
+    stacktrace_length_limit: int | None
+    exception_frames: str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,36 @@ OPTION_NAMES: Final = frozenset(f.name for f in fields(ServerConfig)) - {
     "resource",
     "level",
 }
+# Limits on records are for the workers: they stand in the spool's manifest.
+LIMIT_NAMES: Final = frozenset(
+    (
+        "attribute_count_limit",
+        "attribute_value_length_limit",
+        "attribute_depth_limit",
+        "body_length_limit",
+        "stacktrace_length_limit",
+        "exception_frames",
+    )
+)
+_UNLIMITED: Final = (
+    "attribute_value_length_limit",
+    "body_length_limit",
+    "stacktrace_length_limit",
+)
+# The SDK's variables, the special one first; see
+# https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+_VARIABLES: Final = {
+    "attribute_count_limit": (
+        "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT",
+        "OTEL_ATTRIBUTE_COUNT_LIMIT",
+    ),
+    "attribute_value_length_limit": (
+        "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    ),
+}
+# A record of so many attributes is a table.
+_MAX_COUNT: Final = 10_000
 
 
 def check_options(options: Mapping[str, object]) -> None:
@@ -84,8 +121,11 @@ def check_options(options: Mapping[str, object]) -> None:
         Naming the option and what is allowed.
     """
     for key, value in options.items():
+        if key in LIMIT_NAMES:
+            _limit(key, value)
+            continue
         if key not in OPTION_NAMES:
-            allowed = ", ".join(sorted(OPTION_NAMES))
+            allowed = ", ".join(sorted(OPTION_NAMES | LIMIT_NAMES))
             msg = f"unknown option {key!r}; the options are: {allowed}"
             raise ConfigError(msg)
         if key in ("worker_uid", "worker_gid"):
@@ -113,3 +153,63 @@ def _id(option: str, value: object) -> None:
     if value is not None and (type(value) is not int or not 0 <= value < _MAX_ID):
         msg = f"{option} must be a number, as `id` shows it, not {value!r}"
         raise ConfigError(msg)
+
+
+def _limit(option: str, value: object) -> None:
+    if option == "exception_frames":
+        _frames(option, value)
+        return
+    if value is None and option in _UNLIMITED:
+        return
+    least, most = 0, None
+    if option == "attribute_depth_limit":
+        least, most = 1, MAX_DEPTH
+    elif option == "attribute_count_limit":
+        most = _MAX_COUNT
+    if type(value) is not int or value < least or (most is not None and value > most):
+        bound = "or more" if most is None else f"to {most}"
+        none = ", or None for no limit" if option in _UNLIMITED else ""
+        msg = f"{option} must be a whole number, {least} {bound}{none}, not {value!r}"
+        raise ConfigError(msg)
+
+
+def _frames(option: str, value: object) -> None:
+    if value in (ALL_FRAMES, APPLICATION_FRAMES):
+        return
+    if (
+        not isinstance(value, (tuple, list))
+        or not value
+        or not all(isinstance(name, str) and name for name in value)
+    ):
+        msg = (
+            f'{option} must be "{ALL_FRAMES}", "{APPLICATION_FRAMES}", or a tuple of '
+            f"names of modules and absolute directories, not {value!r}"
+        )
+        raise ConfigError(msg)
+
+
+def split_limits(
+    options: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the limits of checked options, and the others.
+
+    What is not given is taken from OpenTelemetry's variables.
+
+    Raises
+    ------
+    ConfigError
+        Naming the variable that holds no such number.
+    """
+    limits = {k: v for k, v in options.items() if k in LIMIT_NAMES}
+    others = {k: v for k, v in options.items() if k not in LIMIT_NAMES}
+    for option, variables in _VARIABLES.items():
+        name = next((v for v in variables if environ.get(v, "").strip()), None)
+        if option in limits or name is None:
+            continue
+        try:
+            limits[option] = int(environ[name])
+            _limit(option, limits[option])
+        except (ConfigError, ValueError) as exc:
+            msg = f"{name} must be a whole number, 0 or more, not {environ[name]!r}"
+            raise ConfigError(msg) from exc
+    return limits, others

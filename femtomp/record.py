@@ -10,7 +10,10 @@ loads nothing that a process using `logging` has not loaded already.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 AnyValue: TypeAlias = Any
 """str | int | float | bool | None | bytes | list[AnyValue] | dict[str, AnyValue]."""
@@ -27,6 +30,57 @@ MAX_KEY_CHARS: Final = 256
 MAX_PAYLOAD_BYTES: Final = 4 * 1024 * 1024
 
 TRUNCATION_MARK: Final = "… [femtomp: truncated, {} of {} characters kept]"
+
+# Which frames of an exception's stack trace are kept: all, those of no library, or
+# those of the modules and directories that a tuple names.
+ALL_FRAMES: Final = "all"
+APPLICATION_FRAMES: Final = "application"
+# A payload below it has no text that any limit by default could be about.
+_SMALL_BYTES: Final = 65536
+
+
+class Limits(NamedTuple):
+    """What a record may hold; the server's options, as its workers know them.
+
+    Lengths are characters of a str and bytes of bytes; None is no limit but that on the
+    whole record. Depth is at most `MAX_DEPTH`: what decodes a record relies on it.
+    """
+
+    attribute_count: int = MAX_ATTRIBUTES
+    attribute_value_length: int | None = None
+    attribute_depth: int = MAX_DEPTH
+    body_length: int | None = None
+    stacktrace_length: int | None = None
+    exception_frames: str | tuple[str, ...] = ALL_FRAMES
+    # A payload of so many bytes cannot have a text that is too long: the hot path looks
+    # at no text, only at this.
+    harmless_bytes: int = _SMALL_BYTES
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Limits:
+        """Return the limits that a server's options are, the others by default.
+
+        Examples
+        --------
+        >>> limits = Limits.of({"body_length_limit": 100, "attribute_count_limit": 9})
+        >>> limits.body_length, limits.attribute_count, limits.harmless_bytes
+        (100, 9, 100)
+        """
+        named = {name: options.get(f"{name}_limit") for name in cls._fields[:5]}
+        frames = options.get("exception_frames")
+        named["exception_frames"] = tuple(frames) if type(frames) is list else frames
+        limits = cls(**{k: v for k, v in named.items() if v is not None})
+        lengths = (
+            limits.attribute_value_length,
+            limits.body_length,
+            limits.stacktrace_length,
+        )
+        least = min((n for n in lengths if n is not None), default=_SMALL_BYTES)
+        limits = limits._replace(harmless_bytes=min(least, _SMALL_BYTES))
+        return DEFAULT_LIMITS if limits == DEFAULT_LIMITS else limits
+
+
+DEFAULT_LIMITS: Final = Limits()
 
 _SPECIFIED_FIRST: Final = 10
 _SPECIFIED_LAST: Final = 53

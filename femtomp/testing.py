@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from femtomp.codec.exception_tree import ExceptionTree, read_exception
 from femtomp.lanes import place
 from femtomp.lanes.content import LaneContent, check_lane, hold
 from femtomp.lanes.queue import Puller
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CapturedRecords",
     "CollectingSink",
+    "ExceptionTree",
     "FailingSink",
     "LaneContent",
     "ManualClock",
     "captured_records",
     "check_lane",
     "check_sink",
+    "read_exception",
     "wait_until",
 ]
 

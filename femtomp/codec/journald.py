@@ -21,6 +21,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from femtomp.codec.exceptions import ATTRIBUTE
 from femtomp.codec.resources import ByResource
 from femtomp.codec.text import json_value
 
@@ -156,10 +157,14 @@ def _fields(record: Record, identifier: str) -> list[tuple[str, str]]:
     fields += _workers.get(record.resource)
     # One is kept for DROPPED_FIELDS.
     room = MAX_FIELDS - 1 - len(fields)
-    if len(record.attributes) <= room:
-        return fields + [_pair(k, v) for k, v in record.attributes.items()]
-    fields += [_pair(k, v) for k, v in islice(record.attributes.items(), room)]
-    return [*fields, ("DROPPED_FIELDS", str(len(record.attributes) - room))]
+    attributes = record.attributes
+    if ATTRIBUTE in attributes and "exception.stacktrace" in attributes:
+        # The journal's readers are people: the text says the same.
+        attributes = {k: v for k, v in attributes.items() if k != ATTRIBUTE}
+    if len(attributes) <= room:
+        return fields + [_pair(k, v) for k, v in attributes.items()]
+    fields += [_pair(k, v) for k, v in islice(attributes.items(), room)]
+    return [*fields, ("DROPPED_FIELDS", str(len(attributes) - room))]
 
 
 def _pair(key: str, value: AnyValue) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from femtomp.codec.exceptions import ATTRIBUTE
 from femtomp.codec.resources import ByResource
 from femtomp.record import Record, Resource, scrubbed
 
@@ -316,7 +317,10 @@ def _worker(brief: dict[str, AnyValue]) -> str:
 def _fields(attributes: dict[str, AnyValue]) -> Iterable[str]:
     traced = _STACKTRACE in attributes
     for key, value in attributes.items():
-        if key.startswith(_HIDDEN) or (traced and key.startswith("exception.")):
+        # The structure of an exception says nothing that its stack trace does not.
+        if key.startswith(_HIDDEN) or (
+            traced and (key.startswith("exception.") or key == ATTRIBUTE)
+        ):
             continue
         yield f"{_bare(key)}={_bare(value)}"
 

@@ -21,10 +21,10 @@ Pure: no I/O, no clock. Version 1::
     )
 
 `template`, `attributes` and `more` may be None; `more` is a dict of what most records
-do not have: "exception" (type, message, stacktrace), "stack", "trace" (trace id, span
-id, flags, as integers), "process" (pid, name; of a record made in another process),
-"severity", "event_name", "scope", "dropped", "plain" (True: not from a log call, so no
-code or thread).
+do not have: "exception" (type, message, stacktrace), "structure" (of the exception, see
+`exceptions`), "stack", "trace" (trace id, span id, flags, as integers), "process" (pid,
+name; of a record made in another process), "severity", "event_name", "scope",
+"dropped", "plain" (True: not from a log call, so no code or thread).
 
 What must never happen: one record coming out with another one's values. Ordinary
 pickles give every str a memo number, the memo of an Unpickler outlives its `load()`,
@@ -42,6 +42,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from femtomp.codec import opcodes
+from femtomp.codec.exceptions import ATTRIBUTE, to_value
 from femtomp.errors import CodecError
 from femtomp.record import Record, Scope, severity_number
 
@@ -351,6 +352,8 @@ def _with_more(  # noqa: C901 - one branch a key
             attributes["exception.type"] = kind
             attributes["exception.message"] = message
             attributes["exception.stacktrace"] = stacktrace
+        if (structure := more.get("structure")) is not None:
+            attributes[ATTRIBUTE] = to_value(structure)
         if (stack := more.get("stack")) is not None:
             attributes["code.stacktrace"] = stack
         if extras:

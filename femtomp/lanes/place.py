@@ -41,11 +41,12 @@ def create(
     workers: tuple[int, int] | None = None,
     script: str | None = None,
     resource: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
 ) -> Spool:
     """Make a new spool below `parent` and open it.
 
     `workers` are uid and gid of workers that drop root's privileges; `script` goes with
-    a name that nobody gave, and was guessed from it.
+    a name that nobody gave, and was guessed from it; `limits` are those on records.
 
     Raises
     ------
@@ -73,6 +74,7 @@ def create(
         "name": name,
         "script": script,
         "level": level,
+        "limits": dict(limits or {}),
         "sinks": sinks,
         "writer": writer or choose_writer(parent),
         "master": dict(master),

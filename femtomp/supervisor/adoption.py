@@ -52,6 +52,7 @@ class Wanted(NamedTuple):
     master: Mapping[str, Any]
     workers: tuple[int, int] | None
     resource: Mapping[str, Any]
+    limits: Mapping[str, Any] = {}
 
 
 class Taken(NamedTuple):
@@ -162,6 +163,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
     manifest = {
         **one.spool.manifest,
         "level": wanted.level,
+        "limits": dict(wanted.limits),
         "sinks": wanted.sinks,
         "master": dict(wanted.master),
     }
@@ -198,6 +200,7 @@ def create(parent: Path, wanted: Wanted) -> Taken:
             workers=wanted.workers,
             script=wanted.script,
             resource=wanted.resource,
+            limits=wanted.limits,
         )
         try:
             return Taken(spool, Lock(spool, MASTER_LOCK), adopted=False)

@@ -21,7 +21,12 @@ from femtomp.lanes import place
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.space import default_quota
 from femtomp.lanes.spool import STATE, Spool, State
-from femtomp.options import ServerConfig, ServerOptions, check_options
+from femtomp.options import (
+    ServerConfig,
+    ServerOptions,
+    check_options,
+    split_limits,
+)
 from femtomp.supervisor.adoption import Taken, Wanted, adopt, create
 from femtomp.supervisor.launch import Launcher, launch
 from femtomp.supervisor.pair import Pair
@@ -91,6 +96,7 @@ def start(
     # Half of it: one worker alone behind a dead sink leaves room for the others.
     lane_quota = min(quota, options.get("lane_quota_bytes", quota // 2))
     options["lane_quota_bytes"] = lane_quota
+    limits, others = split_limits(options, os.environ)
     told = ServerConfig(
         name=str(name or attributes["service.name"]),
         sinks=resolved,
@@ -98,7 +104,7 @@ def start(
         level=level_number(
             os.environ.get("FEMTOMP_LEVEL", "INFO") if level is None else level
         ),
-        **options,
+        **others,
     )
     wanted = Wanted(
         told.name,
@@ -108,6 +114,7 @@ def start(
         {"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
         workers,
         attributes,
+        limits,
     )
     spool, lock, pair = _take_and_launch(parent, wanted, told)
     path = spool.path

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from itertools import islice
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -24,18 +23,19 @@ from femtomp.codec import wire
 from femtomp.codec.shrink import shrink
 from femtomp.codec.wire import joined, new_encoder
 from femtomp.record import (
-    MAX_ATTRIBUTES,
+    DEFAULT_LIMITS,
+    MAX_DEPTH,
     MAX_PAYLOAD_BYTES,
     SEVERITY_MAX,
     severity_number,
 )
-from femtomp.worker import context
-from femtomp.worker.plain import MAX_VALUES, exact, key, plain, type_name
+from femtomp.worker import context, exceptions
+from femtomp.worker.plain import Room, exact, key, plain, text, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from femtomp.record import Record
+    from femtomp.record import Limits, Record
 
 # The attributes that every LogRecord of this Python has, in the order of its __dict__;
 # what stands behind them is the user's, but for these, which formatters add. Not by
@@ -45,12 +45,12 @@ _STANDARD: Final = len(_STANDARD_NAMES)
 # Elsewhere if a record factory set something before them, or one of them is missing.
 _LAST_AT: Final = _STANDARD - 1
 _LAST: Final = _STANDARD_NAMES[-1]
+_HAS_TASK: Final = "taskName" in _STANDARD_NAMES  # since Python 3.12
 _ADDED: Final = frozenset(("message", "asctime"))
 _NOT_EXTRAS: Final = _ADDED.union(_STANDARD_NAMES)
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
-_EXC_INFO_LENGTH: Final = 3  # type, value, traceback
-# Below it no limit on length can have been passed.
-LARGE_BYTES: Final = 65536
+TASK: Final = "asyncio.task.name"
+TRUNCATED: Final = "femtomp.truncated"
 # A LogRecord's attribute with more fields, of names that it has itself: `name`, `args`.
 FIELDS: Final = "femtomp_fields"
 _SEVERITY_WARN: Final = severity_number(logging.WARNING)
@@ -65,7 +65,9 @@ _modules = sys.modules
 _LogRecord = logging.LogRecord
 
 
-def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
+def from_log_record(  # noqa: C901, PLR0912 - the hot path
+    record: logging.LogRecord, pid: int, limits: Limits = DEFAULT_LIMITS
+) -> bytes:
     """Return the payload of a LogRecord. Never raises for what the caller logged.
 
     Parameters
@@ -74,6 +76,8 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
         Of this process, or received from another one through a stock queue.
     pid : int
         Of the calling process: a record of another one keeps its own.
+    limits : Limits
+        Of the server that it is for.
     """
     extras: dict[str, Any] | None = None
     more: dict[str, Any] | None = None
@@ -81,13 +85,14 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
         values = record.__dict__
         if len(values) != _STANDARD:
             names = [*values]
-            if len(names) > _STANDARD + MAX_ATTRIBUTES or names[_LAST_AT] != _LAST:
-                return _with_care(record, pid)
+            most = _STANDARD + limits.attribute_count
+            if len(names) > most or names[_LAST_AT] != _LAST:
+                return _with_care(record, pid, limits)
             extras = {}
             for name in names[_STANDARD:]:
                 value = values[name]
                 if type(value) not in _PLAIN or name in _ADDED or type(name) is not str:
-                    return _with_care(record, pid)
+                    return _with_care(record, pid, limits)
                 extras[name] = value
         message = record.msg
         level, level_name, logger = record.levelno, record.levelname, record.name
@@ -102,9 +107,19 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
             or type(logger) is not str
             or type(record) is not _LogRecord
         ):
-            return _with_care(record, pid)
+            return _with_care(record, pid, limits)
         if fields := _log_fields():
             extras = {**fields, **extras} if extras else fields
+            # They were made plain when they were bound, whatever the depth allowed.
+            if (
+                len(extras) > limits.attribute_count
+                or limits.attribute_depth != MAX_DEPTH
+            ):
+                return _with_care(record, pid, limits)
+        if _HAS_TASK and (task := values["taskName"]) is not None:
+            if type(task) is not str:
+                return _with_care(record, pid, limits)
+            extras = {TASK: task, **extras} if extras else {TASK: task}
         if "opentelemetry.trace" in _modules and (span := _trace()) is not None:
             more = {"trace": span}
         args = record.args
@@ -124,59 +139,117 @@ def from_log_record(record: logging.LogRecord, pid: int) -> bytes:
         payload = pieces.pop() if len(pieces) == 1 else joined(pieces)
         _free.append(encoder)
     except Exception:
-        return _with_care(record, pid)
-    return payload if len(payload) <= LARGE_BYTES else _limited(record, payload, pid)
-
-
-def _limited(record: logging.LogRecord, payload: bytes, pid: int) -> bytes:
-    if len(payload) <= MAX_PAYLOAD_BYTES:
+        return _with_care(record, pid, limits)
+    if len(payload) <= limits.harmless_bytes:
         return payload
-    return _with_care(record, pid)
+    return _limited(record, payload, pid, limits)
 
 
-def _with_care(record: logging.LogRecord, pid: int) -> bytes:
+def _limited(
+    record: logging.LogRecord, payload: bytes, pid: int, limits: Limits
+) -> bytes:
+    if limits is DEFAULT_LIMITS and len(payload) <= MAX_PAYLOAD_BYTES:
+        return payload
+    return _with_care(record, pid, limits)
+
+
+def _with_care(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
     """Take the path for everything that is not the common record."""
     try:
-        return _careful(record, pid)
+        return _careful(record, pid, limits)
     except Exception as exc:
-        problem = f"{type_name(exc)}: {_str(exc)}"
-        body, _ = _message(record)
+        problem = f"{type_name(exc)}: {text(exc)}"
+        body, _ = message(record)
         return sized((
             1, time_ns(), 0, "", "", body, None, None, None, None, None, None,
             {"femtomp.capture_error": problem}, {"severity": _SEVERITY_WARN},
         ))  # fmt: skip
 
 
-def _careful(record: logging.LogRecord, pid: int) -> bytes:
+def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
     more: dict[str, Any] = {}
     # A record that was unpickled, or made of a received dict, may lack some attribute.
     of = _Attributes(record)
     timestamp = time_ns()
     if (process := of["process"]) not in (pid, None):
         number = process if type(process) is int else 0
-        more["process"] = (number, _str(of["processName"] or ""))
+        more["process"] = (number, text(of["processName"] or ""))
         timestamp = _nanoseconds(of["created"], timestamp)
     if (span := _trace_if_any()) is not None:
         more["trace"] = span
-    if (exception := _exception(of["exc_info"], of["exc_text"])) is not None:
-        more["exception"] = exception
-    if of["stack_info"]:
-        more["stack"] = _str(of["stack_info"])
+    cut: dict[str, int] = {}
     given = {k: v for k, v in record.__dict__.items() if k not in _NOT_EXTRAS}
     if type(beside := given.pop(FIELDS, None)) is dict:
         given |= beside
-    extras = attributes({**_log_fields(), **given}, more)
-    body, problem = _message(record)
+    extras = attributes({**_log_fields(), **given}, more, limits, cut)
+    add_exception(more, cut, of["exc_info"], of["exc_text"], limits)
+    if of["stack_info"]:
+        stack = text(of["stack_info"])
+        more["stack"] = cut_ends(
+            stack, limits.stacktrace_length, "code.stacktrace", cut
+        )
+    body, problem = message(record)
+    template = text(of["msg"]) if of["args"] else None
+    if template is not None:
+        longest = limits.attribute_value_length
+        template = cut_end(template, longest, "femtomp.template", cut)
     if problem:
         extras["femtomp.format_error"] = problem
+    if _HAS_TASK and of["taskName"] is not None:
+        extras.setdefault(TASK, text(of["taskName"]))
+    body = cut_end(body, limits.body_length, "body", cut)
+    if cut:
+        extras[TRUNCATED] = cut
     fields = (
         1, timestamp,
-        _int(of["levelno"]), _str(of["levelname"]), _str(of["name"] or ""),
-        body, _str(of["msg"]) if of["args"] else None,
+        _int(of["levelno"]), text(of["levelname"]), text(of["name"] or ""),
+        body, template,
         plain(of["pathname"]), plain(of["lineno"]), plain(of["funcName"]),
         plain(of["thread"]), plain(of["threadName"]), extras or None, more or None,
     )  # fmt: skip
     return sized(fields)
+
+
+def add_exception(
+    more: dict[str, Any],
+    cut: dict[str, int],
+    exc_info: Any,
+    exc_text: Any,
+    limits: Limits = DEFAULT_LIMITS,
+) -> None:
+    """Put what a call knew of an exception into `more`; what was cut into `cut`."""
+    taken = exceptions.take(exc_info, exc_text, limits)
+    if taken is None:
+        return
+    longest = limits.attribute_value_length
+    more["exception"] = (
+        taken.kind,
+        cut_end(taken.message, longest, "exception.message", cut),
+        cut_ends(
+            taken.stacktrace, limits.stacktrace_length, "exception.stacktrace", cut
+        ),
+    )
+    if taken.structure is not None:
+        more["structure"] = taken.structure
+
+
+def cut_end(value: str, length: int | None, name: str, cut: dict[str, int]) -> str:
+    """Return as much of a text as may be; if it was longer, `cut` says how long."""
+    if length is None or len(value) <= length:
+        return value
+    cut[name] = len(value)
+    return value[:length]
+
+
+def cut_ends(value: str, length: int | None, name: str, cut: dict[str, int]) -> str:
+    """As `cut_end`, but from the middle: a stack trace's last lines matter most."""
+    if length is None or len(value) <= length:
+        return value
+    cut[name] = len(value)
+    mark = "\n…\n"
+    first = length // 4
+    last = length - first - len(mark)
+    return value[:first] + mark + value[-last:] if last > 0 else value[:length]
 
 
 def _trace_if_any() -> tuple[int, int, int] | None:
@@ -214,51 +287,38 @@ def sized(fields: tuple[Any, ...]) -> bytes:
     return payload
 
 
-def attributes(given: Mapping[str, object], more: dict[str, Any]) -> dict[str, Any]:
-    """Make attributes plain; those beyond the limit are counted in `more`."""
-    room = [MAX_VALUES]
-    kept = {key(k): plain(v, room) for k, v in islice(given.items(), MAX_ATTRIBUTES)}
-    if len(given) > MAX_ATTRIBUTES:
-        more["dropped"] = _int(more.get("dropped")) + len(given) - MAX_ATTRIBUTES
+def attributes(
+    given: Mapping[str, object],
+    more: dict[str, Any],
+    limits: Limits = DEFAULT_LIMITS,
+    cut: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """Make attributes plain; those beyond the limit are counted in `more`.
+
+    `cut` is told the names of those that were cut, and the length of their longest
+    text.
+    """
+    room = Room(limits)
+    most = limits.attribute_count
+    kept: dict[str, Any] = {}
+    for k, v in islice(given.items(), most):
+        name = key(k)
+        kept[name] = plain(v, room)
+        if room.cut and cut is not None:
+            cut[name], room.cut = room.cut, 0
+    if len(given) > most:
+        more["dropped"] = _int(more.get("dropped")) + len(given) - most
     return kept
 
 
-def _message(record: logging.LogRecord) -> tuple[str, str | None]:
+def message(record: logging.LogRecord) -> tuple[str, str | None]:
     """Return `getMessage()`, or what can be said instead and why."""
     try:
         return exact(record.getMessage()), None
     except Exception as exc:
         of = _Attributes(record)
-        said = f"{_str(of['msg'])} {plain(of['args'])!r}"
-        return said, f"{type_name(exc)}: {_str(exc)}"
-
-
-def _exception(exc_info: Any, exc_text: Any) -> tuple[str, str, str] | None:
-    """Return type, message and stack trace, for OpenTelemetry's `exception.*`."""
-    is_triple = isinstance(exc_info, tuple) and len(exc_info) == _EXC_INFO_LENGTH
-    error = exc_info[1] if is_triple else exc_info
-    if not isinstance(error, BaseException):  # exc_info=True outside of an `except`
-        return ("", "", _str(exc_text)) if exc_text else None
-    kind = type(error)
-    module, name = (_str(_of_class(kind, n)) for n in ("__module__", "__qualname__"))
-    trace = exc_info[2] if is_triple else error.__traceback__
-    try:
-        text = "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")
-    except Exception as exc:
-        text = f"<stack trace cannot be rendered: {type_name(exc)}>"
-    return f"{module}.{name}".removeprefix("builtins."), _str(error), text
-
-
-def _of_class(kind: type, name: str) -> object:
-    # Not getattr: a metaclass may answer with code of its own.
-    return type.__getattribute__(kind, name)
-
-
-def _str(value: object) -> str:
-    try:
-        return exact(value if type(value) is str else str(value))
-    except Exception as exc:
-        return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
+        said = f"{text(of['msg'])} {plain(of['args'])!r}"
+        return said, f"{type_name(exc)}: {text(exc)}"
 
 
 def _int(value: object) -> int:
@@ -278,25 +338,31 @@ def to_log_record(payload: bytes) -> logging.LogRecord:
     return record
 
 
-def from_record(record: Record, pid: int) -> bytes:
+def from_record(record: Record, pid: int, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Return the payload of a `Record` that somebody put into the queue."""
     more: dict[str, Any] = {
         "severity": min(max(_int(record.severity_number), 0), SEVERITY_MAX),
         "dropped": max(_int(record.dropped_attributes_count), 0),
     }
     if record.event_name is not None:
-        more["event_name"] = _str(record.event_name)
+        more["event_name"] = text(record.event_name)
     if (span := _span(record)) is not None:
         more["trace"] = span
     if record.scope is not None:
         more["scope"] = plain(tuple(record.scope))
     origin = record.resource.get("process.pid", pid)
     if origin != pid and type(origin) is int:
-        more["process"] = (origin, _str(record.resource.get("femtomp.worker.name", "")))
+        more["process"] = (origin, text(record.resource.get("femtomp.worker.name", "")))
+    cut: dict[str, int] = {}
+    kept = attributes(record.attributes, more, limits, cut)
+    body = plain(record.body, Room(limits._replace(attribute_value_length=None)))
+    if type(body) is str:
+        body = cut_end(body, limits.body_length, "body", cut)
+    if cut:
+        kept[TRUNCATED] = cut
     return sized((
-        1, _int(record.timestamp), 0, _str(record.severity_text), _str(record.logger),
-        plain(record.body), None, None, None, None, None, None,
-        attributes(record.attributes, more), more,
+        1, _int(record.timestamp), 0, text(record.severity_text), text(record.logger),
+        body, None, None, None, None, None, None, kept, more,
     ))  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.space import Overflow, count_unkept, read_space
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
+from femtomp.record import DEFAULT_LIMITS, Limits
 from femtomp.worker import context, fork
 from femtomp.worker.identity import read_identity
 
@@ -72,6 +73,9 @@ class Channel:
         # The lane's own, for the hot path: to be called while a record's `created` lies
         # between these two, which keeps the clock from being asked once more a call.
         self.append: Callable[[bytes], bool] = _no_lane
+        # Of the server, for whoever makes the payloads; see `known_limits`.
+        self.limits = DEFAULT_LIMITS
+        self._knows_limits = False
         self.fresh_from = self.fresh_until = 0.0
         # The master's: sees to its supervisor, at most once in CHECK_S, never raises.
         self.tend: Callable[[], None] | None = None
@@ -107,6 +111,22 @@ class Channel:
                     self.tend()
                 return Sent.KEPT if kept else Sent.DROPPED
         return self._send_anew(payload, lane)
+
+    def known_limits(self) -> Limits:
+        """Return the server's limits, and look for them if that was not done yet.
+
+        The first record is made before there is a lane. Forked children know what
+        their parent knew.
+        """
+        if not self._knows_limits:
+            self._knows_limits = True
+            try:
+                spool = Spool(self.path)
+            except (OSError, CodecError):
+                return self.limits  # there is no server: `send` says it
+            self.limits = Limits.of(spool.manifest.get("limits", {}))
+            spool.close()
+        return self.limits
 
     def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> Sent:
         """Append to another lane: the last one was lost, or there is none yet."""
@@ -182,6 +202,8 @@ class Channel:
             self._give_up("its server has stopped")
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
+        self.limits = Limits.of(spool.manifest.get("limits", {}))
+        self._knows_limits = True
         self._is_full = False
         now = time.time()
         self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S

@@ -102,7 +102,7 @@ class WorkerHandler(logging.Handler):
                 and way.fresh_from <= record.created < way.fresh_until
             ):
                 # The hot path: `emit`, when nothing is due besides.
-                way.append(from_log_record(record, way.pid))
+                way.append(from_log_record(record, way.pid, way.limits))
                 return True
         except LaneLostError:
             self._emit(record, again=True)
@@ -139,10 +139,10 @@ class WorkerHandler(logging.Handler):
             if way is None:
                 if self._missing != "ignore":
                     self._fall_back(record)
-            elif (
-                way.send(from_log_record(record, way.pid), again=again) is Sent.NOWHERE
-            ):
-                self._fall_back(record)
+            else:
+                payload = from_log_record(record, way.pid, way.known_limits())
+                if way.send(payload, again=again) is Sent.NOWHERE:
+                    self._fall_back(record)
         except _OWN_FAULTS as exc:
             self._give_up(record.name, exc)
 

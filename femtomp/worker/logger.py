@@ -19,7 +19,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec.wire import encode
-from femtomp.record import MAX_ATTRIBUTES
+from femtomp.record import MAX_DEPTH
 from femtomp.worker import context
 from femtomp.worker.by_record import (
     RESERVED,
@@ -28,7 +28,7 @@ from femtomp.worker.by_record import (
     level_number,
     unnamed,
 )
-from femtomp.worker.capture import LARGE_BYTES, attributes
+from femtomp.worker.capture import TASK, attributes
 from femtomp.worker.fork import mark
 from femtomp.worker.handler import WorkerHandler
 
@@ -41,6 +41,9 @@ _WARNING: Final = logging.WARNING
 _ERROR: Final = logging.ERROR
 _CRITICAL: Final = logging.CRITICAL
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
+
+# Since Python 3.12 a LogRecord has it.
+_HAS_TASK: Final = hasattr(logging, "logAsyncioTasks")
 
 _level_names = logging._levelToName  # noqa: SLF001 - getLevelName, without the call
 _getframe = sys._getframe  # noqa: SLF001 - as logging's own `currentframe`
@@ -240,7 +243,7 @@ class Logger:
             payload = self._payload(way, level, message, args, fields)
         except Exception:
             payload = None  # the standard way marks what cannot be rendered
-        if payload is None or len(payload) > LARGE_BYTES:
+        if payload is None or len(payload) > way.limits.harmless_bytes:
             by_record(self._logger, level, message, args, self._fields, fields)
             return
         handler.keep(payload)
@@ -280,7 +283,7 @@ class Logger:
             return None
         return found
 
-    def _payload(  # noqa: C901 - the hot path, in one piece: calls are dear
+    def _payload(  # noqa: C901, PLR0912 - the hot path: calls are dear
         self,
         way: Any,
         level: int,
@@ -302,8 +305,6 @@ class Logger:
             frame = _outer(frame, extras.pop("stacklevel", 1))
             if not RESERVED.isdisjoint(extras):
                 return None
-        if len(extras) > MAX_ATTRIBUTES:
-            return None
         for each in args:
             # A single mapping fills a template by its keys.
             if type(each) is FunctionType or (
@@ -316,14 +317,25 @@ class Logger:
                 if type(each) is FunctionType:
                     return None
                 is_plain = False
-        more: dict[str, Any] | None = None
+        limits = way.limits
         if bound := _log_fields():
             extras = {**bound, **extras}
+            # They were made plain when they were bound, whatever the depth allowed.
+            if limits.attribute_depth != MAX_DEPTH:
+                return None
+        if len(extras) > limits.attribute_count:
+            return None
+        more: dict[str, Any] | None = None
         if "opentelemetry.trace" in _modules and (span := _trace()) is not None:
             more = {"trace": span}
         if not is_plain:
             more = more or {}
-            extras = attributes(extras, more)
+            cut: dict[str, int] = {}
+            extras = attributes(extras, more, limits, cut)
+            if cut:
+                return None
+        if _HAS_TASK and (task := _task_name()) is not None:
+            extras = {TASK: task, **extras}
         code = frame.f_code
         return encode((
             1, now, level, _level_names.get(level) or unnamed(level),
@@ -333,6 +345,20 @@ class Logger:
             threading.get_ident(), threading.current_thread().name,
             extras or None, more or None,
         ))  # fmt: skip
+
+
+def _task_name() -> str | None:
+    """Return what a LogRecord's `taskName` would be.
+
+    Without a loop that runs, to ask for a task is an exception: 1 us.
+    """
+    asyncio: Any = _modules.get("asyncio")
+    if asyncio is None or not logging.logAsyncioTasks:  # type: ignore[attr-defined]
+        return None
+    if asyncio._get_running_loop() is None:  # noqa: SLF001
+        return None
+    task = asyncio.current_task()
+    return None if task is None else task.get_name()
 
 
 def _outer(frame: FrameType, stacklevel: int) -> FrameType:

@@ -11,10 +11,12 @@ import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from femtomp.record import MAX_DEPTH, MAX_ITEMS, MAX_KEY_CHARS
+from femtomp.record import DEFAULT_LIMITS, MAX_ITEMS, MAX_KEY_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from femtomp.record import Limits
 
 # Repr of an unknown object: enough to recognise it, whatever it holds.
 MAX_REPR_CHARS: Final = 4096
@@ -32,34 +34,61 @@ _BY_STR: Final = (
     ("pathlib", "PurePath"),
     ("ipaddress", "_IPAddressBase"),
 )
+_NO_LIMIT: Final = sys.maxsize
 _BY_ISO: Final = (("datetime", "date"), ("datetime", "time"))
 # `type(x).__name__` may be code of a metaclass.
 _class_name: Final = type.__dict__["__name__"].__get__
 
 
-def plain(value: object, room: list[int] | None = None) -> Any:
+class Room:
+    """What the values of one record may still take, together.
+
+    Attributes
+    ----------
+    values : int
+        How many may still be made.
+    length, depth : int
+        Of a text or bytes, and of containers in containers. Numbers that are too large
+        to be numbers are no texts that somebody wrote: they stay whole.
+    cut : int
+        Length of the longest text that was cut; 0 if none was.
+    """
+
+    __slots__ = ("cut", "depth", "length", "values")
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.values = MAX_VALUES
+        self.depth = limits.attribute_depth
+        length = limits.attribute_value_length
+        self.length = _NO_LIMIT if length is None else length
+        self.cut = 0
+
+
+def plain(value: object, room: Room | None = None) -> Any:
     """Return the value in plain types.
 
     Parameters
     ----------
     value : object
         Anything.
-    room : list of one int, optional
-        How many values may still be made; shared by what goes into one record.
+    room : Room, optional
+        Shared by what goes into one record.
 
     Examples
     --------
     >>> plain({"a": (1, 2.5, {3})}), plain(1 << 70)
     ({'a': [1, 2.5, [3]]}, '1180591620717411303424')
     """
-    return _plain(value, 0, [MAX_VALUES] if room is None else room)
+    return _plain(value, 0, Room() if room is None else room)
 
 
-def _plain(value: object, depth: int, room: list[int]) -> Any:
-    room[0] -= 1
+def _plain(value: object, depth: int, room: Room) -> Any:
+    room.values -= 1
     kind = type(value)
     # Not `kind in {...}`: a metaclass may have made its classes unhashable.
-    if kind is str or kind is float or kind is bool or kind is bytes or value is None:
+    if kind is str or kind is bytes:
+        return value if len(value) <= room.length else _cut(value, room)  # type: ignore[arg-type]
+    if kind is float or kind is bool or value is None:
         return value
     try:
         if kind is int:
@@ -74,6 +103,11 @@ def _plain(value: object, depth: int, room: list[int]) -> Any:
         return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
 
 
+def _cut(value: str | bytes, room: Room) -> str | bytes:
+    room.cut = max(room.cut, len(value))
+    return value[: room.length]
+
+
 def _digits(value: int) -> str:
     try:
         return str(value)
@@ -81,24 +115,24 @@ def _digits(value: int) -> str:
         return _short(hex(value))
 
 
-def _dict(value: dict[Any, Any], depth: int, room: list[int]) -> Any:
-    if depth >= MAX_DEPTH:
-        return _too_deep(value)
+def _dict(value: dict[Any, Any], depth: int, room: Room) -> Any:
+    if depth >= room.depth:
+        return _too_deep(value, room)
     kept: dict[str, Any] = {}
     for number, (k, v) in enumerate(_first(value.items)):
-        if number == MAX_ITEMS or room[0] <= 0:
+        if number == MAX_ITEMS or room.values <= 0:
             kept["femtomp.truncated"] = f"{number} of {len(value)} items kept"
             break
         kept[key(k)] = _plain(v, depth + 1, room)
     return kept
 
 
-def _list(value: Any, depth: int, room: list[int]) -> Any:
-    if depth >= MAX_DEPTH:
-        return _too_deep(value)
+def _list(value: Any, depth: int, room: Room) -> Any:
+    if depth >= room.depth:
+        return _too_deep(value, room)
     kept: list[Any] = []
     for number, v in enumerate(_first(value.__iter__)):
-        if number == MAX_ITEMS or room[0] <= 0:
+        if number == MAX_ITEMS or room.values <= 0:
             kept.append(f"<femtomp: truncated, {number} of {len(value)} items kept>")
             break
         kept.append(_plain(v, depth + 1, room))
@@ -118,14 +152,21 @@ def _first(begin: Callable[[], Iterable[Any]]) -> list[Any]:
     return list(islice(begin(), MAX_ITEMS + 1))
 
 
-def _too_deep(value: object) -> str:
-    return f"<{type_name(value)}: deeper than {MAX_DEPTH} levels>"
+def _too_deep(value: object, room: Room) -> str:
+    return f"<{type_name(value)}: deeper than {room.depth} levels>"
 
 
-def _other(value: object, depth: int, room: list[int]) -> Any:
+def _other(value: object, depth: int, room: Room) -> Any:
     """Render what is neither a scalar of an exact type nor a container."""
+    found = _rendered(value, depth, room)
+    if type(found) is str or type(found) is bytes:
+        return found if len(found) <= room.length else _cut(found, room)
+    return found
+
+
+def _rendered(value: object, depth: int, room: Room) -> Any:
     if isinstance(value, _class("enum", "Enum")):
-        return _plain(value.value, max(depth, MAX_DEPTH - 1), room)  # type: ignore[attr-defined]
+        return _plain(value.value, max(depth, room.depth - 1), room)  # type: ignore[attr-defined]
     if isinstance(value, str):
         return exact(str(value))  # not str.__str__: a secret's own masks it
     if isinstance(value, int):
@@ -138,6 +179,8 @@ def _other(value: object, depth: int, room: list[int]) -> Any:
         return exact(value.isoformat())  # type: ignore[attr-defined]
     if any(isinstance(value, _class(*names)) for names in _BY_STR):
         return exact(str(value))
+    if isinstance(value, _class("numpy", "generic")):
+        return _plain(value.item(), max(depth, room.depth - 1), room)  # type: ignore[attr-defined]
     return _short(exact(repr(value)))
 
 
@@ -156,6 +199,14 @@ def exact(text: str) -> str:
         If it is no str.
     """
     return text if type(text) is str else str.__str__(text)
+
+
+def text(value: object) -> str:
+    """Return `str()` of a value; a marked text if its own code raises."""
+    try:
+        return exact(value if type(value) is str else str(value))
+    except Exception as exc:
+        return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
 
 
 class _Never:

@@ -13,7 +13,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.lanes.queue import Queue
-from femtomp.record import Record, Resource, severity_number
+from femtomp.record import DEFAULT_LIMITS, Record, Resource, severity_number
 from femtomp.worker.capture import from_log_record, from_record
 from femtomp.worker.channel import Sent, channel, say
 from femtomp.worker.fork import catch_up, mark
@@ -21,6 +21,8 @@ from femtomp.worker.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from femtomp.record import Limits
 
 _NAMES: Final = frozenset(Record._fields) - {"resource", "uid"}
 
@@ -32,7 +34,7 @@ def queue(spool: str, base: Mapping[str, Any] | None = None) -> Queue:
         if not mark[0]:
             catch_up()
         way = channel(spool)
-        payload = to_payload(item, os.getpid())
+        payload = to_payload(item, os.getpid(), way.limits)
         sent = way.send(payload)
         if sent is Sent.NOWHERE:
             say("a record that was put into the queue was dropped: there is no lane")
@@ -45,7 +47,7 @@ def queue(spool: str, base: Mapping[str, Any] | None = None) -> Queue:
     return Queue(spool, send, is_full, queue, base)
 
 
-def to_payload(item: object, pid: int) -> bytes:
+def to_payload(item: object, pid: int, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Return the payload of what may be put into a queue.
 
     Raises
@@ -54,11 +56,11 @@ def to_payload(item: object, pid: int) -> bytes:
         If it is neither LogRecord, Record nor dict.
     """
     if isinstance(item, logging.LogRecord):
-        return from_log_record(item, pid)
+        return from_log_record(item, pid, limits)
     if isinstance(item, Record):
-        return from_record(item, pid)
+        return from_record(item, pid, limits)
     if isinstance(item, dict):
-        return from_record(from_mapping(item), pid)
+        return from_record(from_mapping(item), pid, limits)
     msg = f"put() takes a LogRecord, a Record or a dict, not a {type(item).__name__}"
     raise TypeError(msg)
 

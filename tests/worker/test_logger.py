@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import logging
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import femtomp
 from femtomp.codec.text import json_line
 from femtomp.lanes.spool import STATE, State
+from femtomp.record import Limits
 from femtomp.testing import captured_records
 from femtomp.worker import by_record as by_records
 from femtomp.worker import channel as channels
@@ -310,6 +312,7 @@ def patched(self, record):
     seen.append(record.getMessage())
     return original(self, record)
 logging.Logger.callHandlers = patched
+from femtomp.record import Limits
 from femtomp.testing import captured_records
 import femtomp
 with captured_records() as records:
@@ -871,3 +874,46 @@ def test_disabled_by_the_environment(shop, monkeypatch, capfd) -> None:
     Logger(logger, {}).error("nothing")
     assert shop.bodies() == []
     assert capfd.readouterr().err == ""
+
+
+def test_record_in_a_task_is_that_of_the_standard_logger(shop, log) -> None:
+    """Inside an asyncio task the records are equal as well, and no LogRecord is built."""
+
+    async def main() -> None:
+        # fmt: off
+        shop.logger.info("x", extra={"a": 1}); log.info("x", a=1)  # noqa: E702
+        # fmt: on
+
+    asyncio.run(main())
+    expected, found = (r for r in shop.records() if r.logger == "shop")
+    assert line(found) == line(expected)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    call=calls,
+    given=fields,
+    context=fields,
+    limits=st.fixed_dictionaries(
+        {},
+        optional={
+            "attribute_count_limit": st.integers(0, 4),
+            "attribute_value_length_limit": st.integers(0, 9),
+            "attribute_depth_limit": st.integers(1, 3),
+            "body_length_limit": st.integers(0, 9),
+        },
+    ),
+)
+def test_record_under_limits_is_that_of_the_standard_logger(
+    shop, call, given, context, limits
+) -> None:
+    """Whatever the server's limits are, both cut the same."""
+    shop.logger.setLevel(1)
+    shop.handler._channel.limits = Limits.of(limits)
+    logging.addLevelName(loggers.TRACE, "TRACE")
+    try:
+        log_both(shop.logger, Logger(shop.logger, {}), call, given, context)
+    finally:
+        del logging._levelToName[loggers.TRACE], logging._nameToLevel["TRACE"]
+    expected, found = shop.records()
+    assert line(found) == line(expected)

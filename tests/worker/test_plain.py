@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from femtomp.codec import wire
 from femtomp.record import MAX_DEPTH, MAX_ITEMS, MAX_KEY_CHARS
-from femtomp.worker.plain import MAX_REPR_CHARS, MAX_VALUES, key, plain
+from femtomp.worker.plain import MAX_REPR_CHARS, MAX_VALUES, Room, key, plain
 
 PLAIN_TYPES = {str, int, float, bool, type(None), bytes, list, dict}
 
@@ -460,7 +460,7 @@ def test_values_of_a_record_are_limited() -> None:
 
 def test_limit_is_shared_by_what_shares_it() -> None:
     """Values that go into one record share the room for them."""
-    room = [MAX_VALUES]
+    room = Room()
     total = sum(assert_plain(plain(wide(), room)) for _ in range(50))
     assert total <= 2 * MAX_VALUES + 100
     assert plain("a scalar still", room) == "a scalar still"
