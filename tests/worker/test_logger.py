@@ -638,7 +638,11 @@ def test_lambdas_are_called(shop, log) -> None:
             d=function, e=Raises, f=lambda *, k: k, g=lambda: 1 / 0,
         )  # fmt: skip
         log.bind(user=lambda: number).info("%s", lambda: "only")
-        one, two = shop.records()
+        log.info("%s %s", lambda: 1, 2)
+        log.info("x", a=lambda: 1)
+        one, two, *others = shop.records()
+        assert [r.body for r in others] == ["1 2", "x"]
+        assert others[1].attributes["a"] == 1
         assert one.body == "1 2"
         assert (one.attributes["a"], one.attributes["b"]) == ([3], 5)
         for name in "cdef":
