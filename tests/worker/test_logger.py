@@ -204,6 +204,18 @@ def test_record_is_that_of_the_standard_logger(
     assert line(found) == line(expected)
 
 
+@pytest.mark.parametrize("number", [127, 128, 129, 1000])
+def test_many_fields_are_counted(shop, log, number) -> None:
+    """Beyond the limit fields are dropped and counted, as `logging`'s extras are."""
+    given = {f"a{n}": n for n in range(number)}
+    # fmt: off
+    shop.logger.info("x", extra=given); log.info("x", **given)  # noqa: E702
+    # fmt: on
+    expected, found = shop.records()
+    assert line(found) == line(expected)
+    assert found.dropped_attributes_count == max(0, number - 128)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("logThreads", False), ("_srcfile", None), ("logProcesses", False)],
