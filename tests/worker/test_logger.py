@@ -626,12 +626,16 @@ def test_factory_with_attributes_of_the_same_name(shop, log, monkeypatch) -> Non
 def test_key_error_of_a_handler_is_the_callers(shop, log) -> None:
     """A KeyError that a filter of the user's raises is no reason to log again."""
 
+    seen = []
+
     def refuse(record):
+        seen.append(record)
         raise KeyError("mine")
 
     shop.logger.addFilter(refuse)
     with pytest.raises(KeyError, match="mine"):
         log.info("x")
+    assert len(seen) == 1
     assert shop.bodies() == []
 
 
