@@ -4,7 +4,7 @@
 
     worker process (any start method)     supervisor (exec'd, one per pool)
 
-    logging, stock queues, ...            sink thread "journald" ── frames ──> journald
+    logging, get_logger, ...              sink thread "journald" ── frames ──> journald
            │                              sink thread "otlp"     ── batches ─> collector
         capture                           sink thread "file"     ── lines ───> file
            │                              sink thread "console"  ── lines ───> stderr

@@ -31,19 +31,7 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 
 
 def sink(message: loguru.Message) -> None:
-    """Hand a message to the femtomp server of this process; to stderr without one.
-
-    Examples
-    --------
-    >>> from loguru import logger
-    >>> from femtomp.testing import captured_records
-    >>> with captured_records() as records:
-    ...     number = logger.add(sink, format="{message}")
-    ...     logger.bind(item="tea").success("sold {}", 3)
-    ...     logger.remove(number)
-    >>> records[0].body, records[0].severity_text, records[0].attributes["item"]
-    ('sold 3', 'SUCCESS', 'tea')
-    """
+    """Hand a message to the femtomp server of this process; to stderr without one."""
     handler = femtomp.worker_handler(missing="stderr")
     record = _log_record(message.record)
     if record.levelno >= handler.level:

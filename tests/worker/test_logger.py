@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import datetime as dt
 import logging
 import logging.config
@@ -201,6 +202,32 @@ def test_record_is_that_of_the_standard_logger(
         log_both(shop.logger, ours, call, {**bound, **given}, context)
     finally:
         del logging._levelToName[loggers.TRACE], logging._nameToLevel["TRACE"]
+    expected, found = shop.records()
+    assert line(found) == line(expected)
+
+
+@pytest.mark.parametrize("number", [127, 128, 129, 1000])
+def test_many_fields_are_counted(shop, log, number) -> None:
+    """Beyond the limit fields are dropped and counted, as `logging`'s extras are."""
+    given = {f"a{n}": n for n in range(number)}
+    # fmt: off
+    shop.logger.info("x", extra=given); log.info("x", **given)  # noqa: E702
+    # fmt: on
+    expected, found = shop.records()
+    assert line(found) == line(expected)
+    assert found.dropped_attributes_count == max(0, number - 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("logThreads", False), ("_srcfile", None), ("logProcesses", False)],
+)
+def test_switches_of_logging_are_obeyed(shop, log, monkeypatch, name, value) -> None:
+    """What `logging` was told not to find out is not in the record."""
+    monkeypatch.setattr(logging, name, value)
+    # fmt: off
+    shop.logger.info("x", extra={"a": 1}); log.info("x", a=1)  # noqa: E702
+    # fmt: on
     expected, found = shop.records()
     assert line(found) == line(expected)
 
@@ -602,12 +629,16 @@ def test_factory_with_attributes_of_the_same_name(shop, log, monkeypatch) -> Non
 def test_key_error_of_a_handler_is_the_callers(shop, log) -> None:
     """A KeyError that a filter of the user's raises is no reason to log again."""
 
+    seen = []
+
     def refuse(record):
+        seen.append(record)
         raise KeyError("mine")
 
     shop.logger.addFilter(refuse)
     with pytest.raises(KeyError, match="mine"):
         log.info("x")
+    assert len(seen) == 1
     assert shop.bodies() == []
 
 
@@ -626,7 +657,11 @@ def test_lambdas_are_called(shop, log) -> None:
             d=function, e=Raises, f=lambda *, k: k, g=lambda: 1 / 0,
         )  # fmt: skip
         log.bind(user=lambda: number).info("%s", lambda: "only")
-        one, two = shop.records()
+        log.info("%s %s", lambda: 1, 2)
+        log.info("x", a=lambda: 1)
+        one, two, *others = shop.records()
+        assert [r.body for r in others] == ["1 2", "x"]
+        assert others[1].attributes["a"] == 1
         assert one.body == "1 2"
         assert (one.attributes["a"], one.attributes["b"]) == ([3], 5)
         for name in "cdef":
@@ -817,6 +852,45 @@ def test_thread_has_its_name(shop, log) -> None:
     one, two = shop.records()
     assert [r.attributes["thread.name"] for r in (one, two)] == ["mine", "renamed"]
     assert one.attributes["thread.id"] == thread.ident
+
+
+def test_child_that_ran_no_fork_hook(shop, log) -> None:
+    """A child that `fork()` made in C, where no hook runs, logs into its own lane."""
+    read, write = os.pipe()
+    log.info("parent")
+    pid = ctypes.PyDLL(None).fork()
+    if not pid:
+        try:
+            log.info("child one")
+            log.info("child two")
+        finally:
+            os.write(write, b"done")
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        assert pipe.read() == b"done"
+    os.waitpid(pid, 0)
+    log.info("parent")
+    found = [(r.body, r.resource["process.pid"]) for r in shop.records()]
+    here = os.getpid()
+    assert sorted(found) == [
+        ("child one", pid), ("child two", pid), ("parent", here), ("parent", here)
+    ]  # fmt: skip
+    assert len(shop.lanes()) == 2
+
+
+def test_lane_is_looked_after(shop, log, made_records) -> None:
+    """Once a second a call looks after the lane, as the handler does."""
+    way = shop.handler._channel
+    looked: list[int] = []
+    way.tend = lambda: looked.append(1)
+    for _ in range(2):
+        way.fresh_until = 0.0
+        log.info("x")
+        log.info("x")
+    assert looked == [1, 1]
+    assert len(made_records) == 2
+    assert shop.bodies() == ["x"] * 4
 
 
 def test_forked_child_logs_for_itself(shop, log) -> None:
