@@ -182,7 +182,8 @@ def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
     if type(beside := given.pop(FIELDS, None)) is dict:
         given |= beside
     extras = attributes({**_log_fields(), **given}, more, limits, cut)
-    add_exception(more, cut, of["exc_info"], of["exc_text"], limits)
+    if of["exc_info"] or of["exc_text"]:
+        add_exception(more, cut, of["exc_info"], of["exc_text"], limits)
     if of["stack_info"]:
         stack = text(of["stack_info"])
         more["stack"] = cut_ends(

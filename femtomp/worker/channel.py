@@ -119,13 +119,16 @@ class Channel:
         their parent knew.
         """
         if not self._knows_limits:
-            self._knows_limits = True
             try:
                 spool = Spool(self.path)
-            except (OSError, CodecError):
-                return self.limits  # there is no server: `send` says it
-            self.limits = Limits.of(spool.manifest.get("limits", {}))
-            spool.close()
+            except OSError as exc:
+                if exc.errno is None:
+                    raise  # no call's failure: thrown in by a signal handler
+            else:
+                self.limits = _limits_of(spool)
+                spool.close()
+            # Where there is no server `send` says it, and asks again.
+            self._knows_limits = True
         return self.limits
 
     def _send_anew(self, payload: bytes, lost: LaneWriter | None) -> Sent:
@@ -202,7 +205,7 @@ class Channel:
             self._give_up("its server has stopped")
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
-        self.limits = Limits.of(spool.manifest.get("limits", {}))
+        self.limits = _limits_of(spool)
         self._knows_limits = True
         self._is_full = False
         now = time.time()
@@ -271,6 +274,11 @@ class Channel:
         self._is_full = False
         self._retry_at = 0.0
         self._warned = False
+
+
+def _limits_of(spool: Spool) -> Limits:
+    options = spool.manifest.get("limits")
+    return Limits.of(options) if isinstance(options, dict) else DEFAULT_LIMITS
 
 
 _channels: Final[dict[str, Channel]] = {}

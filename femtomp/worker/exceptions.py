@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 # Kept of one exception: the oldest half and the newest half.
 MAX_FRAMES: Final = 128
+# Of all exceptions of a record, but for a few of each: more is no log line.
+MAX_ALL_FRAMES: Final = 1024
+_LEAST_FRAMES: Final = 4
 # Kept of a record: causes, contexts, and members of groups.
 MAX_EXCEPTIONS: Final = 64
 # Of a group and of groups in groups: what Python's own stack traces show.
@@ -37,10 +40,10 @@ MAX_TEXT_CHARS: Final = 4096
 MAX_SOURCE_CHARS: Final = 512
 MAX_NOTES: Final = 16
 # Above these the text is not `format_exception`'s: it takes 20 us a frame or more.
-MAX_EXACT_FRAMES: Final = 1024
+MAX_EXACT_FRAMES: Final = 2048
 MAX_EXACT_EXCEPTIONS: Final = 256
 # Where a filter looks for frames to keep.
-_MAX_LOOKED_AT: Final = 2 * MAX_EXACT_FRAMES
+_MAX_LOOKED_AT: Final = 4096
 _EXC_INFO_LENGTH: Final = 3  # type, value, traceback
 _MOST_LINES: Final = 1 << 31
 
@@ -129,6 +132,8 @@ class _Walk:
         self._found: list[tuple[BaseException, Any, int]] = []
         self._seen: set[int] = set()
         self._looked_at = 0
+        self._frames_seen = 0
+        self._room = MAX_ALL_FRAMES
         self._sources: dict[str, list[str]] = {}
         allowed = limits.attribute_value_length
         self.text_chars = (
@@ -253,12 +258,15 @@ class _Walk:
             found.append(trace)
             trace = trace.tb_next
         total = len(found)
-        if total > MAX_EXACT_FRAMES:
+        self._frames_seen += total
+        if self._frames_seen > MAX_EXACT_FRAMES:
             self.is_whole = False
         keep = self._limits.exception_frames
-        if keep == ALL_FRAMES and total <= MAX_FRAMES:
+        most = max(_LEAST_FRAMES, min(MAX_FRAMES, self._room))
+        self._room -= min(total, most)
+        if keep == ALL_FRAMES and total <= most:
             return [self._frame(one, 0) for one in found], 0
-        chosen = _chosen(found, keep)
+        chosen = _chosen(found, keep, most)
         if len(chosen) < total and keep != ALL_FRAMES:
             self.is_whole = False
         frames, behind = [], 0
@@ -291,13 +299,15 @@ def _module(trace: TracebackType) -> str | None:
     return name if type(name) is str else None
 
 
-def _chosen(found: list[TracebackType], keep: str | tuple[str, ...]) -> list[int]:
-    """Return the positions of the frames to keep, at most `MAX_FRAMES`."""
+def _chosen(
+    found: list[TracebackType], keep: str | tuple[str, ...], most: int
+) -> list[int]:
+    """Return the positions of the frames to keep, at most so many."""
     positions = _ends(range(len(found)), _MAX_LOOKED_AT)
     if keep != ALL_FRAMES and positions:
         kept = [at for at in positions if _is_kept(found[at], keep)]
         positions = kept or positions[-1:]  # where it was raised, at least
-    return _ends(positions, MAX_FRAMES)
+    return _ends(positions, most)
 
 
 def _ends(positions: range | list[int], most: int) -> list[int]:

@@ -34,7 +34,7 @@ def queue(spool: str, base: Mapping[str, Any] | None = None) -> Queue:
         if not mark[0]:
             catch_up()
         way = channel(spool)
-        payload = to_payload(item, os.getpid(), way.limits)
+        payload = to_payload(item, os.getpid(), way.known_limits())
         sent = way.send(payload)
         if sent is Sent.NOWHERE:
             say("a record that was put into the queue was dropped: there is no lane")

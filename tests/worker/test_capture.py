@@ -679,7 +679,14 @@ def test_odd_records_are_kept(changes) -> None:
 # -- any values ------------------------------------------------------------------------
 
 # Too slow to be made often; or too hostile for the test runner's own looks at it.
-SLOW = {"a million levels", "deep deque", "long repr", "raises __class__"}
+SLOW = {
+    "a million levels",
+    "deep dataclass",
+    "deep deque",
+    "long repr",
+    "looked at",
+    "raises __class__",
+}
 ANYTHING = st.recursive(
     st.one_of(
         st.none(),
@@ -734,3 +741,49 @@ def test_deep_copy_is_what_it_was() -> None:
     before = copy.deepcopy(record.__dict__)
     captured(record)
     assert record.__dict__ == before
+
+
+# -- what other handlers see -----------------------------------------------------------
+
+
+class _Listing(logging.Handler):
+    """Notes what a handler of the user's sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list = []
+
+    def emit(self, record):
+        self.seen.append((dict(record.__dict__), self.format(record)))
+
+
+@pytest.mark.parametrize("first", ["femtomp", "other"])
+def test_other_handlers_see_what_they_always_saw(first) -> None:
+    """Before or behind femtomp's, a handler formats the same record, exception and all."""
+    log, alone = logging.Logger("shop"), logging.Logger("shop")
+    other, reference = _Listing(), _Listing()
+    alone.addHandler(reference)
+    taken: list = []
+
+    class Taking(logging.Handler):
+        def emit(self, record):
+            taken.append(from_log_record(record, PID))
+
+    for handler in (Taking(), other) if first == "femtomp" else (other, Taking()):
+        log.addHandler(handler)
+    value = {"list": [1], "lock": threading.Lock()}
+    for logger in (log, alone):
+        try:
+            raise ValueError("x" * 10)
+        except ValueError:
+            logger.exception(
+                "failed %s", value, extra={"value": value}, stack_info=True
+            )
+    ((mine, text_of_mine),), ((theirs, text_of_theirs),) = other.seen, reference.seen
+    assert mine.keys() == theirs.keys()
+    assert mine["value"] is value
+    assert mine["exc_info"][1].__traceback__ is mine["exc_info"][2]
+    lines = [text.splitlines() for text in (text_of_mine, text_of_theirs)]
+    assert lines[0] == lines[1]
+    assert len(taken) == 1
+    assert load(taken[0]).attributes["exception.message"] == "x" * 10

@@ -354,6 +354,16 @@ def _deep_error(count: int) -> BaseException:
     return error
 
 
+def test_frames_of_many_exceptions_share_their_room() -> None:
+    """Tasks that failed far down are all told, with four frames at least."""
+    members = [_deep_error(100) for _ in range(15)]
+    text, tree = taken(ExceptionGroup("tasks", members))
+    kept = [len(member.frames) for member in tree.members]
+    assert kept == [100] * 10 + [24] + [4] * 4
+    assert [m.frames_left_out for m in tree.members] == [100 - n for n in kept]
+    assert text == exact(ExceptionGroup("tasks", members))
+
+
 def test_recursion_error_is_exact_and_its_structure_bounded() -> None:
     """A RecursionError of a thousand frames is shown as ever; 128 of them are kept."""
     error = raised(_recursion)

@@ -64,6 +64,15 @@ class Order:
     number: int
 
 
+class IntEnumLike(int):
+    def __str__(self):
+        return "no number"
+
+
+class StrEnum(enum.StrEnum):
+    ON = "on"
+
+
 Point = collections.namedtuple("Point", "x y")  # noqa: PYI024 - as users make them
 
 
@@ -90,6 +99,11 @@ Point = collections.namedtuple("Point", "x y")  # noqa: PYI024 - as users make t
         (collections.OrderedDict(a=1), {"a": 1}),
         (collections.defaultdict(list, a=[1]), {"a": [1]}),
         (collections.Counter("aab"), {"a": 2, "b": 1}),
+        (collections.OrderedDict([(1, True), (None, 0.5)]), {"1": True, "None": 0.5}),
+        (IntEnumLike(7), 7),
+        (StrEnum.ON, "on"),
+        (pathlib.PurePosixPath("\udc80"), "\udc80"),
+        (datetime(2026, 1, 2, 3), "2026-01-02T03:00:00"),  # noqa: DTZ001
         (datetime(2026, 1, 2, 3, 4, 5, 6, UTC), "2026-01-02T03:04:05.000006+00:00"),
         (date(2026, 1, 2), "2026-01-02"),
         (time(3, 4), "03:04:00"),
@@ -307,7 +321,62 @@ def released() -> memoryview:
     return view
 
 
+class RaisesFormat:
+    def __format__(self, spec):
+        raise RuntimeError("hostile")
+
+    __reduce__ = __reduce_ex__ = __getstate__ = __deepcopy__ = __copy__ = __format__
+
+    def __repr__(self):
+        return "no reduce"
+
+
+class LenList(list):
+    def __len__(self):
+        raise RuntimeError("hostile")
+
+
+class LenDict(dict):
+    def __len__(self):
+        raise RuntimeError("hostile")
+
+    keys = values = get = __getitem__ = __contains__ = __iter__ = __len__
+
+
+class IntSaying(int):
+    """An int whose every written form lies."""
+
+    __str__ = __repr__ = __format__ = lambda self, *_: "lie"
+
+
+class Hostage:
+    """What remembers who looked at it."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"{name} was looked up")
+
+
+@dataclasses.dataclass
+class OfHostile:
+    a: object
+    b: object = None
+
+
 HOSTILE = {
+    "no reduce": RaisesFormat,
+    "list without length": lambda: LenList([1, 2]),
+    "long list without length": lambda: LenList(range(5000)),
+    "dict of its own": lambda: LenDict(a=1),
+    "long dict of its own": lambda: LenDict((n, n) for n in range(5000)),
+    "lying int": lambda: IntSaying(5),
+    "looked at": Hostage,
+    "dataclass": lambda: OfHostile(Raises()),
+    "deep dataclass": lambda: OfHostile(deep(100_000)),
+    "surrogate": lambda: "\udc80\0",
+    "surrogate as a key": lambda: {"\udc80": "\0"},
+    "ctypes array": ctypes.c_char * 5,
+    "rlock": threading.RLock,
+    "thread": threading.current_thread,
     "raises": Raises,
     "raises __class__": RaisesClass,
     "pretends to be a dict": PretendsDict,
@@ -555,3 +624,48 @@ def test_anything_becomes_plain_and_stays_so(value) -> None:
     assert_plain(found)
     wire.decode(wire.encode((found,)))
     assert repr(plain(found)) == repr(found)
+
+
+class Generic:
+    """As numpy's scalars: no int, no float, but with `item`."""
+
+    def __init__(self, value) -> None:
+        self._value = value
+
+    def item(self):
+        return self._value() if callable(self._value) else self._value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (5, 5),
+        (1.5, 1.5),
+        (True, True),
+        ("text", "text"),
+        (b"x", b"x"),
+        (1 << 70, str(1 << 70)),
+        (date(2026, 1, 2), "2026-01-02"),
+        ((1, 2), [1, 2]),
+        (lambda: 1 / 0, "<Generic: cannot be rendered: ZeroDivisionError>"),
+        ([[1]], ["<list: deeper than 8 levels>"]),
+    ],
+    ids=range(10),
+)
+def test_numpys_scalars_are_their_items(value, expected, monkeypatch) -> None:
+    """A scalar of numpy's, where numpy is loaded, is the Python value that it stands for."""
+    numpy = types.ModuleType("numpy")
+    numpy.generic = Generic
+    monkeypatch.setitem(sys.modules, "numpy", numpy)
+    assert plain(Generic(value)) == expected
+    assert plain({"n": [Generic(value)]})["n"] == [expected]
+
+
+def test_endless_item_ends(monkeypatch) -> None:
+    """A scalar that is its own item does not end the caller."""
+    numpy = types.ModuleType("numpy")
+    numpy.generic = Generic
+    monkeypatch.setitem(sys.modules, "numpy", numpy)
+    value = Generic(None)
+    value._value = lambda: value
+    assert plain(value) == "<Generic: cannot be rendered: RecursionError>"
