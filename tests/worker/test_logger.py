@@ -625,7 +625,6 @@ def test_factory_with_attributes_of_the_same_name(shop, log, monkeypatch) -> Non
 
 def test_key_error_of_a_handler_is_the_callers(shop, log) -> None:
     """A KeyError that a filter of the user's raises is no reason to log again."""
-
     seen = []
 
     def refuse(record):
