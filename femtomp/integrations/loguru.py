@@ -50,7 +50,9 @@ def _log_record(given: Any) -> logging.LogRecord:
     if given["process"].id != record.process:  # with `enqueue`, after all
         record.process, record.processName = given["process"].id, given["process"].name
         record.created = given["time"].timestamp()
-    if given["extra"]:
+    if _OWN.isdisjoint(given["extra"]):
+        record.__dict__.update(given["extra"])
+    else:
         record.__dict__[_FIELDS] = given["extra"]
     return record
 

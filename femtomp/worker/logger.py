@@ -5,7 +5,7 @@ call of `logging.getLogger(name)`, with the fields as `extra`, makes. Where femt
 handler alone would see that record, it is encoded at once and no LogRecord is built;
 anywhere else, and for whatever is not common, the call goes on to the standard logger,
 so that no other handler goes blind. Nothing about handlers is remembered between calls,
-all of it is looked at each time: docs/adr/0009-logger.md has why, and what it costs.
+all of it is looked at each time: docs/adr/0012-logger.md has why, and what it costs.
 What must never happen: an exception in the caller, or a value that changes later.
 """
 
