@@ -140,6 +140,25 @@ def test_context_of_femtomp_too(records) -> None:
     assert (records[0].attributes["a"], records[0].attributes["b"]) == (1, 2)
 
 
+def test_queue_of_loguru_keeps_the_thread(records) -> None:
+    """With `enqueue`, which is not advised, a record still says which thread logged."""
+    logger.remove()
+    logger.add(sink, format="{message}", enqueue=True)
+    logger.info("x")
+    logger.remove()
+    attributes = records[0].attributes
+    assert attributes["thread.id"] == threading.get_ident()
+    assert attributes["thread.name"] == threading.current_thread().name
+
+
+def test_level_of_the_handler(records) -> None:
+    """What femtomp's handler is not to have it does not get."""
+    femtomp.worker_handler().setLevel("ERROR")
+    logger.info("no")
+    logger.error("yes")
+    assert [r.body for r in records] == ["yes"]
+
+
 def test_forked_child(records) -> None:
     """A forked child's messages are its own process's records."""
     pid = int(in_child(lambda: logger.info("child") or os.getpid()))

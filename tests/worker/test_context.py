@@ -14,7 +14,7 @@ import femtomp
 from femtomp.testing import captured_records
 from femtomp.worker.context import fields
 from femtomp.worker.context import log_context as Context
-from tests.worker.test_handler import in_child
+from tests.worker.test_handler import in_child, run
 
 
 def test_blocks_add_up_and_the_inner_one_wins() -> None:
@@ -60,6 +60,34 @@ def test_functions_are_decorated() -> None:
         thread.join(10)
     assert found == [[{"job": "nightly"}] * 2] * 2
     assert fields.get() == {}
+
+
+def test_calls_that_overlap_end_each_for_itself() -> None:
+    """Of two threads in one decorated function, the first to begin may end first."""
+    begun, both, ended = (threading.Event() for _ in range(3))
+    found: list[object] = []
+
+    @femtomp.log_context(job="nightly")
+    def work(mine: threading.Event, others: threading.Event) -> None:
+        mine.set()
+        assert others.wait(10)
+
+    def first() -> None:
+        work(begun, both)
+        found.append(fields.get())
+        ended.set()
+
+    def second() -> None:
+        assert begun.wait(10)
+        work(both, ended)
+        found.append(fields.get())
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == [{}, {}]
 
 
 def test_coroutine_functions_are_decorated() -> None:
@@ -159,9 +187,17 @@ def test_left_in_another_context_it_is_no_error() -> None:
 
 def test_forked_child_has_none_of_it() -> None:
     """A forked child begins with no fields, though nothing was logged before."""
-    with femtomp.log_context(a=1):
-        assert in_child(fields.get) == "{}"
-        assert fields.get() == {"a": 1}
+    code = """
+import os, femtomp
+from femtomp.worker.context import fields
+with femtomp.log_context(a=1):
+    if not os.fork():
+        print(fields.get(), flush=True)
+        os._exit(0)
+    os.wait()
+    print(fields.get())
+"""
+    assert run(code) == "{}\n{'a': 1}\n"
 
 
 def test_forked_child_has_what_it_is_to_inherit() -> None:

@@ -530,7 +530,9 @@ def test_levels_by_number_and_name(shop, log, monkeypatch) -> None:
         Raises(),
     ):
         log.log(level, "x")
-    found = [(r.severity_text, r.severity_number) for r in shop.records()]
+    records = shop.records()
+    assert records[12].attributes["femtomp.level_error"] == "notice"
+    found = [(r.severity_text, r.severity_number) for r in records]
     assert found[:6] == [
         ("TRACE", 1), ("DEBUG", 5), ("INFO", 9), ("WARNING", 13), ("ERROR", 17),
         ("CRITICAL", 21),
