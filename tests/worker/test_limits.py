@@ -265,6 +265,33 @@ def test_every_process_knows_the_limits_from_its_first_record_on(tmp_path) -> No
     assert [mine(r) for r in records] == [{"a": 1}] * 4
 
 
+def test_new_lane_has_the_limits_of_the_server_that_is_there(tmp_path) -> None:
+    """Where another server has adopted the spool, a lane opened since obeys its limits."""
+    spool = place.create(
+        tmp_path, "shop", level=1, sinks=(), master={"pid": os.getpid()}
+    )
+    spool.set_control(STATE, State.RUNNING)
+    handler = worker_handler(spool=spool.path)
+    logger = logging.Logger("shop")
+    logger.addHandler(handler)
+    puller = Puller(spool, {})
+    try:
+        logger.info("whole")
+        manifest = {**spool.manifest, "limits": {"body_length_limit": 2}}
+        place.describe(spool.descriptor, manifest, {})
+        pid = os.fork()
+        if not pid:
+            logger.info("opens a lane")
+            logger.info("cut")
+            os._exit(0)
+        os.waitpid(pid, 0)
+        records = wait_until(puller.pull)
+    finally:
+        release(handler)
+        spool.close()
+    assert [r.body for r in records] == ["whole", "opens a lane", "cu"]
+
+
 def test_old_spools_have_no_limits() -> None:
     """A manifest that says nothing of limits, or odd things, means the defaults."""
     assert Limits.of({"attribute_count_limit": None}) is DEFAULT_LIMITS
