@@ -4,7 +4,7 @@
 
     worker process (any start method)     supervisor (exec'd, one per pool)
 
-    logging, stock queues, ...            sink thread "journald" ── frames ──> journald
+    logging, get_logger, ...              sink thread "journald" ── frames ──> journald
            │                              sink thread "otlp"     ── batches ─> collector
         capture                           sink thread "file"     ── lines ───> file
            │                              sink thread "console"  ── lines ───> stderr
@@ -37,6 +37,7 @@ from femtomp.errors import (
 from femtomp.record import Identity, Record, Resource, Scope
 from femtomp.worker.context import log_context
 from femtomp.worker.handler import WorkerHandler, worker_handler, worker_init
+from femtomp.worker.logger import Logger, get_logger
 
 if TYPE_CHECKING:
     import os
@@ -72,6 +73,7 @@ __all__ = [
     "Identity",
     "JournaldSink",
     "LaneStats",
+    "Logger",
     "MissingExtraError",
     "NoServerError",
     "OTLPSink",
@@ -91,6 +93,7 @@ __all__ = [
     "StartError",
     "WorkerHandler",
     "basic_config",
+    "get_logger",
     "log_context",
     "start_server",
     "worker_handler",

@@ -36,6 +36,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.supervisor.admission", "Admission._takes"): "any code of the user's",
     # A record that cannot be redacted goes on without its words.
     ("femtomp.codec.redaction", "Redactor.record"): "better nothing than a secret",
+    ("femtomp.worker.logger", "Logger._log"): "arguments' __str__, and then with care",
+    ("femtomp.worker.by_record", "_mapping"): "an `extra` that is no mapping",
+    ("femtomp.worker.by_record", "_value"): "a lambda, which may raise anything",
     # The sink call: its fault must not end the others.
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",
     ("femtomp.supervisor.pump", "Pump._write"): "a driver's fault, found and counted",

@@ -51,6 +51,8 @@ _NOT_EXTRAS: Final = _ADDED.union(_STANDARD_NAMES)
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
 TASK: Final = "asyncio.task.name"
 TRUNCATED: Final = "femtomp.truncated"
+# A LogRecord's attribute with more fields, of names that it has itself: `name`, `args`.
+FIELDS: Final = "femtomp_fields"
 _SEVERITY_WARN: Final = severity_number(logging.WARNING)
 # The year 2262: nanoseconds are 64 bits wide.
 _LAST_SECOND: Final = 9_223_372_036
@@ -177,6 +179,8 @@ def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
         more["trace"] = span
     cut: dict[str, int] = {}
     given = {k: v for k, v in record.__dict__.items() if k not in _NOT_EXTRAS}
+    if type(beside := given.pop(FIELDS, None)) is dict:
+        given |= beside
     extras = attributes({**_log_fields(), **given}, more, limits, cut)
     if of["exc_info"] or of["exc_text"]:
         add_exception(more, cut, of["exc_info"], of["exc_text"], limits)
@@ -324,6 +328,15 @@ def _int(value: object) -> int:
         return int(value) if isinstance(value, int) else 0
     except Exception:
         return 0
+
+
+def to_log_record(payload: bytes) -> logging.LogRecord:
+    """Return what of a payload of our own is said where there is no lane."""
+    fields: Any = wire.decode(payload)
+    _, _, level, level_name, logger, body, _, path, line, function, *_ = fields
+    record = _LogRecord(logger, level, path, line, body, None, None, function)
+    record.levelname = level_name
+    return record
 
 
 def from_record(record: Record, pid: int, limits: Limits = DEFAULT_LIMITS) -> bytes:

@@ -8,47 +8,135 @@ application has loaded it.
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from contextvars import ContextVar, Token
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from femtomp.worker.fork import on_fork
 from femtomp.worker.plain import key, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-_NOTHING: Final[dict[str, Any]] = {}
-fields: Final[ContextVar[dict[str, Any]]] = ContextVar(
-    "femtomp_log_context", default=_NOTHING
+    Fields = dict[str, Any]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_NOTHING: Final[Fields] = {}
+fields: Final[ContextVar[Fields]] = ContextVar("femtomp_log_context", default=_NOTHING)
+# What a forked child begins with.
+_inherited: Final[ContextVar[Fields]] = ContextVar(
+    "femtomp_inherited_context", default=_NOTHING
 )
+_is_watching_forks = False
+# How many forks lie behind this process: a block that began before one ends as none.
+_generation = 0
 
 _get_current_span: Callable[[], Any] | None = None
 
 
-@contextmanager
-def log_context(**values: object) -> Iterator[None]:
+class log_context:  # noqa: N801 - used as a function, as `contextlib`'s own
     """Add fields to every record made inside the block, in this thread or task.
 
-    Nested blocks add up, the inner one wins; asyncio tasks and threads started with
-    `contextvars.copy_context` inherit a copy. A forked child starts with none.
+    Nested blocks add up and the inner one wins; fields of a logger or a call win over
+    all of them. Asyncio tasks inherit a copy, threads and pools' processes nothing. A
+    forked child starts with none, but for those of `log_context(...).inherited()`.
+    Also a decorator, of functions and coroutine functions.
 
     Parameters
     ----------
     **values
-        Names and values, as in a log call's `extra`.
+        Names and values, as in a log call's `extra`. They are made plain here, once.
 
     Examples
     --------
     >>> with log_context(request_id="r1"):
     ...     fields.get()
     {'request_id': 'r1'}
+    >>> @log_context(job="nightly")
+    ... def work():
+    ...     return fields.get()
+    >>> work()
+    {'job': 'nightly'}
     """
-    bound = {key(name): plain(value) for name, value in values.items()}
-    token = fields.set({**fields.get(), **bound})
-    try:
-        yield
-    finally:
-        fields.reset(token)
+
+    __slots__ = ("_bound", "_is_inherited", "_tokens")
+
+    def __init__(self, /, **values: object) -> None:
+        self._bound = {key(name): plain(value) for name, value in values.items()}
+        self._is_inherited = False
+        self._tokens: list[tuple[int, Token[Fields], Token[Fields] | None]] = []
+
+    def inherited(self) -> log_context:
+        """Return the same for forked children too: what they log has these fields."""
+        made = log_context()
+        made._bound, made._is_inherited = self._bound, True
+        return made
+
+    def __enter__(self) -> None:
+        """Add the fields."""
+        global _is_watching_forks  # noqa: PLW0603 - at the first use
+        if not _is_watching_forks:
+            _is_watching_forks = True
+            on_fork(_reset_fields)
+        kept = None
+        if self._is_inherited:
+            kept = _inherited.set({**_inherited.get(), **self._bound})
+        token = fields.set({**fields.get(), **self._bound})
+        self._tokens.append((_generation, token, kept))
+
+    def __exit__(self, *_: object) -> None:
+        """Take them back."""
+        generation, token, kept = self._tokens.pop()
+        if generation != _generation:
+            return  # a forked child leaves a block of its parent's
+        try:
+            fields.reset(token)
+            if kept is not None:
+                _inherited.reset(kept)
+        except ValueError:
+            # Another context than the one that was entered: a generator that another
+            # task closes, a web framework's dependency. It never had these fields.
+            pass
+
+    def __call__(self, function: Callable[_P, _R], /) -> Callable[_P, _R]:
+        """Return a function whose calls are such blocks.
+
+        Raises
+        ------
+        TypeError
+            For a generator function: its caller would have the fields, between its
+            steps.
+        """
+        # 11 ms, and only where it is used.
+        import inspect
+
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
+            function
+        ):
+            msg = "log_context cannot decorate a generator: use `with` where it works"
+            raise TypeError(msg)
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def made(*args: _P.args, **kwargs: _P.kwargs) -> Any:
+                with self._again():
+                    return await function(*args, **kwargs)
+        else:
+
+            @wraps(function)
+            def made(*args: _P.args, **kwargs: _P.kwargs) -> Any:
+                with self._again():
+                    return function(*args, **kwargs)
+
+        return made  # type: ignore[return-value]
+
+    def _again(self) -> log_context:
+        """Return another one, as calls may overlap."""
+        made = log_context()
+        made._bound, made._is_inherited = self._bound, self._is_inherited
+        return made
 
 
 def current_trace() -> tuple[int, int, int] | None:
@@ -70,9 +158,15 @@ def current_trace() -> tuple[int, int, int] | None:
 
 def reset_after_fork() -> None:
     """Forget the parent's fields and span: they were about the parent's work."""
-    fields.set(_NOTHING)
+    _reset_fields()
     context = sys.modules.get("opentelemetry.context")
     attach = getattr(context, "attach", None)
     empty = getattr(context, "Context", None)
     if attach is not None and empty is not None:
         attach(empty())
+
+
+def _reset_fields() -> None:
+    global _generation  # noqa: PLW0603 - of this process
+    _generation += 1
+    fields.set(_inherited.get())

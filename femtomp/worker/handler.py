@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from femtomp.errors import ConfigError, NoServerError
 from femtomp.lanes.writer import LaneLostError
-from femtomp.worker.capture import from_log_record
+from femtomp.worker.capture import from_log_record, to_log_record
 from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
 from femtomp.worker.fork import catch_up, mark
 from femtomp.worker.plain import described
@@ -111,7 +111,7 @@ class WorkerHandler(logging.Handler):
         except TypeError:
             pass  # `created` is no number, in a record from elsewhere
         except _OWN_FAULTS as exc:
-            self._give_up(record, exc)
+            self._give_up(record.name, exc)
             return True
         self.emit(record)
         return True
@@ -145,6 +145,18 @@ class WorkerHandler(logging.Handler):
         """Say what filters left out and have not said yet; `logging.shutdown` asks."""
         self._say_left_out(at_last=True)
 
+    def keep(self, payload: bytes) -> None:
+        """Append the payload of a record that was captured already, by a logger."""
+        way: Any = self._channel
+        try:
+            try:
+                way.append(payload)
+            except LaneLostError:
+                if way.send(payload, again=True) is Sent.NOWHERE:
+                    self._fall_back(to_log_record(payload))
+        except _OWN_FAULTS as exc:
+            self._give_up(to_log_record(payload).name, exc)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Capture the record and append it to the lane, opening one if need be."""
         self._emit(record, again=False)
@@ -162,7 +174,7 @@ class WorkerHandler(logging.Handler):
                 if way.send(payload, again=again) is Sent.NOWHERE:
                     self._fall_back(record)
         except _OWN_FAULTS as exc:
-            self._give_up(record, exc)
+            self._give_up(record.name, exc)
 
     def _fall_back(self, record: logging.LogRecord) -> None:
         """Write the record to descriptor 2 as a plain line."""
@@ -176,13 +188,13 @@ class WorkerHandler(logging.Handler):
         except OSError:
             pass  # nowhere left to say it
 
-    def _give_up(self, record: logging.LogRecord, exc: Exception) -> None:
+    def _give_up(self, name: object, exc: Exception) -> None:
         if isinstance(exc, OSError) and exc.errno is None:
             raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
         if self._channel is not None:
             self._channel.dropped += 1
         if logging.raiseExceptions:
-            say(f"a record of {record.name} was dropped: {type(exc).__name__}: {exc}")
+            say(f"a record of {name} was dropped: {type(exc).__name__}: {exc}")
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
         """Make no lock: none is used, and fork hooks and billiard remake them all."""

@@ -156,6 +156,21 @@ MUTANTS: Final = (
         ),
         ("worker/test_handler.py::test_raw_fork_without_hooks",),
     ),
+    _one(
+        "the logger takes others for nobody", "worker/logger.py",
+        "elif type(each) is not _NullHandler:", "elif found is each:",
+        "worker/test_logger.py::test_whoever_comes_later_sees_the_record",
+    ),
+    _one(
+        "the logger's forks without hooks go unseen", "worker/logger.py",
+        "            or not mark[0]\n", "",
+        "worker/test_logger.py::test_child_that_ran_no_fork_hook",
+    ),
+    _one(
+        "a child has its parent's context", "worker/context.py",
+        "        if generation != _generation:\n            return", "        if False:\n            return",
+        "worker/test_context.py::test_child_that_leaves_its_parents_block_has_none_still",
+    ),
     # -- reader and cursors ----------------------------------------------------------
     Mutant(
         "mmap in the reader", "lanes/reader.py",
