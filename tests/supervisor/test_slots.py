@@ -65,6 +65,17 @@ def test_damaged_slot_is_none(directory, tmp_path, at) -> None:
     assert found(open_slots(directory, "a", "b")) == {"b": b"of b"}
 
 
+@pytest.mark.parametrize("at", range(0, 28, 3))
+def test_damaged_header_is_begun_anew(directory, tmp_path, at) -> None:
+    """A file that cannot be trusted to be of this format is none."""
+    first = open_slots(directory, "a")
+    first.write("a", b"of a")
+    content = bytearray((tmp_path / "slots").read_bytes())
+    content[at] ^= 1
+    (tmp_path / "slots").write_bytes(content)
+    assert open_slots(directory, "a").found == {}
+
+
 @pytest.mark.parametrize("size", range(0, HEADER_BYTES + SLOT_BYTES, 7))
 def test_cut_file_works_again(directory, tmp_path, size) -> None:
     """Of a file that was cut nothing is found, and it can be written to."""
