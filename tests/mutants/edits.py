@@ -288,7 +288,7 @@ MUTANTS: Final = (
         "an adopter lets go of the lock", "supervisor/orphans.py",
         "    return Claimed(spool, lock)",
         "    lock.release()\n    return Claimed(spool, lock)",
-        "processes/test_adoption_races.py::test_many_want_one_orphan",
+        "processes/test_adoption_races.py::test_the_masters_lock_decides",
     ),
     _one(
         "a dead master's spool is an orphan", "supervisor/orphans.py",
