@@ -4,11 +4,14 @@ In: a path. The driver owns the descriptor; it is opened with O_APPEND, so that 
 may append to the file too and `copytruncate` works, and is opened anew when the path
 names another file (logrotate's `create`, or a deletion). A line that was cut, by a full
 disk or a crash of the engine, is taken back or ended: two records never share a line.
+Nothing is taken back while another engine has the file open: what looks like half a
+line may be in the middle of its write. Each says so by a shared flock(2).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -72,12 +75,31 @@ class _File:
         except FileNotFoundError:
             self._fd = os.open(self._path, _FLAGS | os.O_CREAT, FILE_MODE)
             os.fchmod(self._fd, FILE_MODE)
+        self._flock(fcntl.LOCK_SH)
         self._stat = os.fstat(self._fd)
         self._regular = stat.S_ISREG(self._stat.st_mode)
         size = self._stat.st_size
         self._cut = (
             self._regular and size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
         )
+
+    def _flock(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+        except OSError:
+            return False  # somebody else's, or a file system without
+        return True
+
+    def _truncate(self, size: int) -> bool:
+        """Cut the file, unless another engine may be writing to it."""
+        is_alone = self._flock(fcntl.LOCK_EX)
+        try:
+            if is_alone:
+                os.ftruncate(self._fd, size)
+        finally:
+            # One that could not be made exclusive is lost, too.
+            self._flock(fcntl.LOCK_SH)
+        return is_alone
 
     def write(self, batch: Sequence[Record]) -> Outcome:
         encoded = memoryview(self._encode_all(batch))
@@ -111,12 +133,14 @@ class _File:
         tail = os.pread(self._fd, MAX_MENDED_BYTES, max(0, end - MAX_MENDED_BYTES))
         start = tail.rfind(b"\n") + 1
         line = tail[start:]
+        if not line:
+            self._cut = False
+            return  # another engine was in the middle of it, and has ended it
         comes_again = _holds(encoded, line)
         if not comes_again and end == self._stat.st_size and _looks_like(line, encoded):
             self._owed = line
-        if (comes_again or self._owed) and (start or end <= MAX_MENDED_BYTES):
-            os.ftruncate(self._fd, end - len(line))
-        else:
+        is_wanted = (comes_again or self._owed) and (start or end <= MAX_MENDED_BYTES)
+        if not is_wanted or not self._truncate(end - len(line)):
             self._owed = b""
             os.write(self._fd, b"\n")
         self._cut = False
@@ -141,8 +165,7 @@ class _File:
         try:
             end = os.lseek(self._fd, 0, os.SEEK_CUR)
             if self._regular and os.fstat(self._fd).st_size == end:
-                os.ftruncate(self._fd, end - size)
-                self._cut = False
+                self._cut = not self._truncate(end - size)
         except OSError:
             return
 

@@ -25,6 +25,7 @@ from femtomp.lanes.queue import PULL
 from femtomp.lanes.reader import scan
 from femtomp.lanes.space import NO_LIMITS
 from femtomp.lanes.spool import PULLER
+from femtomp.supervisor.leavings import sweep
 from femtomp.supervisor.members import open_member
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.room import Room
@@ -175,6 +176,7 @@ class Poller:
                 note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
             if member.lane.refused:
                 note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
+        sweep(self._spool.lanes)
 
     def _ask_if_alive(self, member: Member) -> None:
         if member.lane.is_orphaned():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -101,16 +102,16 @@ def test_cut_last_line_is_ended_first(path, open_sink) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 20, -1])
-def test_cut_line_that_comes_again_is_taken_back(path, open_sink, cut) -> None:
+def test_cut_line_that_comes_again_is_taken_back(path, cut) -> None:
     """What a killed engine had half written, the next one writes whole, and once."""
     first, second, third = map(json_line, batch(3))
     for before in (b"", first):
-        path.write_bytes(before + second[:cut])
-        assert open_sink().write(batch(3)[1:]) == Delivered()
-        assert path.read_bytes() == before + second + third
-        path.write_bytes(before + third[:cut])
-        assert open_sink().write(batch(3)[1:]) == Delivered()
-        assert path.read_bytes() == before + second + third
+        for half in (second[:cut], third[:cut]):
+            path.write_bytes(before + half)
+            driver = open_driver(FileSink(path))
+            assert driver.write(batch(3)[1:]) == Delivered()
+            driver.close()
+            assert path.read_bytes() == before + second + third
 
 
 @pytest.mark.parametrize("cut", [1, 20, -1])
@@ -146,6 +147,37 @@ def test_line_that_somebody_is_writing_is_left_alone(path) -> None:
     driver.write(batch(3)[1:2])
     driver.close()
     assert path.read_bytes() == first + third[:-2] + b"\n" + second
+
+
+def test_nothing_is_taken_back_beside_another_engine(path, open_sink) -> None:
+    """What looks cut may be in the middle of another engine's write, and stays."""
+    first, second, third = map(json_line, batch(3))
+    open_sink()  # the other one's
+    path.write_bytes(first + second[:20])
+    driver = open_sink()
+    assert driver.write(batch(3)[1:]) == Delivered()
+    assert path.read_bytes() == first + second[:20] + b"\n" + second + third
+
+
+def test_another_engines_line_that_is_whole_by_now_costs_nothing(
+    path, open_sink
+) -> None:
+    """Seen in the middle of its write, and ended since: no line is added or cut."""
+    first, second, third = map(json_line, batch(3))
+    path.write_bytes(first + second[:20])
+    driver = open_sink()
+    with path.open("ab") as other:
+        other.write(second[20:])
+    assert driver.write(batch(3)[2:]) == Delivered()
+    assert path.read_bytes() == first + second + third
+
+
+def test_a_locked_file_is_written_all_the_same(path, open_sink) -> None:
+    """A user's own flock on the file neither blocks nor fails a write."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert open_sink().write(batch(2)) == Delivered()
+    assert bodies(path) == ["record 0", "record 1"]
 
 
 def test_short_writes_are_continued(path, open_sink, monkeypatch) -> None:
