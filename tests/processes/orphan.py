@@ -38,8 +38,10 @@ class Orphan:
         self.spared = {"": 0, "guardian": guardian, "engine": engine}[spared]
         if spared:
             os.kill(self.spared, signal.SIGSTOP)
-        for pid in {guardian, engine, master} - {self.spared}:
-            os.kill(pid, signal.SIGKILL)
+        # The guardian first: it would start another engine.
+        for pid in (guardian, engine, master):
+            if pid != self.spared:
+                os.kill(pid, signal.SIGKILL)
         os.waitpid(master, 0)
         (self.path,) = set(self.parent.glob("femtomp-*")) - before
         self.spool = Spool(self.path)
