@@ -283,10 +283,10 @@ class Recovery:
         )
 
     def _reason_to_keep(self, sinks: dict[str, SinkOutcome], *, remove: bool) -> str:
-        if any(sink.pending for sink in sinks.values()):
-            return "not everything was delivered; the same command goes on from here"
         if self._poller.has_living():
             return "workers that live still write to it"
+        if any(sink.pending for sink in sinks.values()):
+            return "not everything was delivered; the same command goes on from here"
         if damaged := self._poller.damaged():
             return f"{len(damaged)} of its lanes are damaged and were left alone"
         waiting = [] if remove else sinks_with_records(self._spool, self._others)
