@@ -23,7 +23,8 @@ from benchmarks.report import machine
 from femtomp.codec import wire
 from femtomp.codec.text import json_line
 from femtomp.lanes.cursor import Cursor, Position
-from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.reader import Lane
+from femtomp.lanes.scan import scan
 from femtomp.lanes.spool import Spool
 from femtomp.record import Resource
 from femtomp.supervisor.batch import merge, sort_out

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = int(args.run(args))
         sys.stdout.flush()
     except FemtompError as exc:
-        print(f"femtomp: {' '.join(str(exc).split())}", file=sys.stderr)
+        print(f"femtomp: {in_words(exc)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_SIGNAL_BASE + signal.SIGINT
@@ -63,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_SIGNAL_BASE + signal.SIGPIPE
     return status
+
+
+def in_words(exc: FemtompError) -> str:
+    """Return what an error says, in one line and without its number."""
+    text = (isinstance(exc, OSError) and exc.strerror) or str(exc)
+    return " ".join(text.split())
 
 
 def _parser() -> argparse.ArgumentParser:

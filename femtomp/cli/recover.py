@@ -9,6 +9,7 @@ is noted, and a second run goes on from there.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -17,8 +18,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from femtomp.config import ConsoleSink
 from femtomp.errors import SpoolError
 from femtomp.grammar import resolve_sinks
+from femtomp.lanes.segment import FORMAT_VERSION
 
 if TYPE_CHECKING:
     import argparse
@@ -67,7 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="remove the spool though sinks that its server had did not get everything",
     )
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS",
+        "--timeout", type=_seconds, metavar="SECONDS",
         help="for each spool (default: until all is delivered)",
     )  # fmt: skip
     parser.add_argument(
@@ -77,6 +80,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "known patterns are left out; the server's own rules are not known here)",
     )
     parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError  # argparse says the rest
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,7 +145,7 @@ def _several(
         try:
             status |= _recover(found, sinks, args, signals)
         except SpoolError as exc:
-            _say(str(exc))
+            _say(exc.strerror or str(exc))
             status = EXIT_LEFT
     if not tried:
         _say(f"no spool in {parent} was left behind")
@@ -158,10 +168,21 @@ def _recover(
     args: argparse.Namespace,
     signals: _Signals,
 ) -> int:
+    from femtomp.supervisor import orphans
     from femtomp.supervisor.recovery import CAREFUL, Recovery
 
+    if not orphans.is_known_format(found):
+        msg = (
+            f"{found.path} is left alone: it has format {found.manifest['format']!r}, "
+            f"this femtomp knows {FORMAT_VERSION}: use the version that made it"
+        )
+        raise SpoolError(0, msg)
     recovery = Recovery(found, sinks, None if args.no_redact else CAREFUL)
-    progress = _Progress(recovery, args.timeout, signals)
+    # On one terminal with the records it would be in their way.
+    is_shown = sys.stderr.isatty() and not any(
+        isinstance(sink, ConsoleSink) for sink in sinks
+    )
+    progress = _Progress(recovery, args.timeout, signals, is_shown=is_shown)
     outcome: Outcome | None = None
     try:
         recovery.deliver(progress.go_on)
@@ -209,12 +230,17 @@ class _Progress:
     """A line on the terminal that says how far it is, and whether to go on."""
 
     def __init__(
-        self, recovery: Recovery, timeout: float | None, signals: _Signals
+        self,
+        recovery: Recovery,
+        timeout: float | None,
+        signals: _Signals,
+        *,
+        is_shown: bool,
     ) -> None:
         self._recovery = recovery
         self._until = None if timeout is None else time.monotonic() + timeout
         self._signals = signals
-        self._is_shown = sys.stderr.isatty()
+        self._is_shown = is_shown
         self._show_at = 0.0
         self._most = 1
 

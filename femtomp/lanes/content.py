@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from femtomp.codec import frame
 from femtomp.lanes import segment as seg
-from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.reader import Lane
+from femtomp.lanes.scan import scan
 
 
 def hold(condition: object, otherwise: str) -> None:

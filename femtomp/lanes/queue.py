@@ -21,8 +21,9 @@ from femtomp.codec import identity as identity_codec
 from femtomp.codec import wire
 from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Counters, Cursor, CursorFile
-from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.reader import Lane
 from femtomp.lanes.resource import worker_resource
+from femtomp.lanes.scan import scan
 from femtomp.lanes.spool import PULLER, Spool
 
 if TYPE_CHECKING:

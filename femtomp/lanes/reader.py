@@ -29,8 +29,6 @@ from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
 from femtomp.lanes.writer import owned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from femtomp.lanes.cursor import Position
 
 # Whole chunks: one system call for some hundreds of records.
@@ -333,9 +331,7 @@ class Lane:
                     return found
             elif not (closed or self._is_lasting(number, offset, sequence, tail)):
                 return None
-            return self._salvage(
-                descriptor, number, offset, size, sequence, closed=closed
-            )
+            return self._salvage(number, offset, size, sequence, closed=closed)
         except (OSError, CodecError):
             return None
 
@@ -389,57 +385,19 @@ class Lane:
         return now - since >= BAD_FRAME_GRACE_S
 
     def _salvage(
-        self,
-        descriptor: int,
-        number: int,
-        offset: int,
-        size: int,
-        sequence: int,
-        *,
-        closed: bool,
+        self, number: int, offset: int, size: int, sequence: int, *, closed: bool
     ) -> Found | None:
         """Step over bytes that are no frame, to the next place that validates.
 
         What was lost there, the next sequence tells. In the side file calls inside
         calls are out of order: there it is one, but for a tail that never returned.
         """
+        descriptor, capacity = self._file(number)
         data = os.pread(descriptor, min(_MAX_FRAME_READ, size - offset), offset)
         place = frame.resync(data, 0, self._seed)
         if place is not None:
             corrupt = int(number == SIDE)
             return Found(number, offset, b"", [], offset + place, sequence, corrupt)
-        if closed or self._file(number)[1] is not None:
+        if closed or capacity is not None:
             return Found(number, offset, b"", [], offset + len(data), sequence)
         return None
-
-
-def scan(
-    directory: int, lanes: dict[str, Lane], make: Callable[[str], Lane | None]
-) -> None:
-    """Bring a table of lanes up to date with the names in the directory."""
-    segments: dict[str, list[int]] = {}
-    sides: set[str] = set()
-    owns: set[str] = set()
-    begun: dict[str, list[str]] = {}
-    for name in os.listdir(directory):
-        parsed = seg.parse_name(name)
-        if parsed is None:
-            if name.endswith(".tmp"):
-                begun.setdefault(name[1:25], []).append(name)
-            continue
-        if parsed.kind == "seg":
-            segments.setdefault(parsed.epoch, []).append(parsed.number)
-        elif parsed.kind == "side":
-            sides.add(parsed.epoch)
-        elif parsed.kind == "own":
-            owns.add(parsed.epoch)
-    for epoch in owns:
-        lane = lanes.get(epoch)
-        if lane is None:
-            lane = make(epoch)
-            if lane is None:
-                continue
-            lanes[epoch] = lane
-        lane.segments = tuple(sorted(segments.get(epoch, ())))
-        lane.has_side = epoch in sides
-        lane.begun = tuple(begun.get(epoch, ()))

@@ -11,6 +11,7 @@ server would ever get, or a spool of another name touched.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from femtomp.errors import SpoolError
@@ -32,7 +33,6 @@ from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from femtomp.supervisor.orphans import Claimed, Found
 
@@ -61,7 +61,8 @@ class Taken(NamedTuple):
 
     spool: Spool
     lock: Lock
-    adopted: bool
+    further: tuple[str, ...] = ()
+    """Paths of others that fit too, and are served beside it."""
 
 
 def adopt(parent: Path, wanted: Wanted) -> Taken | None:
@@ -89,9 +90,39 @@ def adopt(parent: Path, wanted: Wanted) -> Taken | None:
     fitting.sort(key=lambda one: not orphans.has_workers(one.spool))
     others = [each for each in left if each not in own and _holds_lanes(each)]
     _warn_of_others(parent, len(others))
+    further = tuple(one.spool.path for one in fitting[1:])
     for one in fitting[1:]:
-        _leave(one, "the server has adopted another one")
-    return _taken_over(fitting[0], wanted) if fitting else None
+        one.release()
+    if further:
+        what = "spool" if len(further) == 1 else "spools"
+        note(
+            f"further:{parent}",
+            f"{len(further)} more {what} of this name, left behind in {parent}: "
+            "delivered beside this server",
+        )
+    adopted = _taken_over(fitting[0], wanted) if fitting else None
+    return adopted and adopted._replace(further=further)
+
+
+def adopt_this(path: str, wanted: Wanted) -> Taken | None:
+    """Take over the spool at a path, if it is still left and still fits.
+
+    Who adopted another one has said what there was to say.
+    """
+    found = orphans.look_at(Path(path))
+    if found is None:
+        return None
+    try:
+        is_left = _is_of(found, wanted) and orphans.is_left(found)
+        one = _claim(found) if is_left else None
+    finally:
+        os.close(found.descriptor)
+    if one is None:
+        return None
+    if _misfit(one.spool, wanted):
+        one.release()
+        return None
+    return _taken_over(one, wanted)
 
 
 def _is_of(found: Found, wanted: Wanted) -> bool:
@@ -137,15 +168,20 @@ def _claim(found: Found) -> Claimed | None:
 
 def _misfit(spool: Spool, wanted: Wanted) -> str:
     """Say why a spool cannot be served as it is, if it cannot."""
-    manifest = spool.manifest
-    before = manifest.get("worker_uid"), manifest.get("worker_gid")
-    if before != (wanted.workers or (None, None)):
-        return f"its workers' uid and gid are {before[0]} and {before[1]}"
+    before = workers_of(spool.manifest)
+    if before != wanted.workers:
+        return "its workers' uid and gid are {} and {}".format(*before or (None, None))
     gone = [name for name in spool.sinks if name not in wanted.sinks]
     waiting = orphans.sinks_with_records(spool, gone)
     if waiting:
         return f"it has records for {', '.join(waiting)}, which is no sink any more"
     return ""
+
+
+def workers_of(manifest: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return uid and gid of a spool's workers, where these are another user."""
+    uid, gid = manifest.get("worker_uid"), manifest.get("worker_gid")
+    return None if uid is None or gid is None else (uid, gid)
 
 
 def _leave(one: Claimed, problem: str) -> None:
@@ -181,7 +217,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
         _leave(one, f"it cannot be changed: {exc}")
         return None
     one.spool.close()
-    return Taken(spool, one.lock, adopted=True)
+    return Taken(spool, one.lock)
 
 
 def create(parent: Path, wanted: Wanted) -> Taken:
@@ -206,7 +242,7 @@ def create(parent: Path, wanted: Wanted) -> Taken:
             limits=wanted.limits,
         )
         try:
-            return Taken(spool, Lock(spool, MASTER_LOCK), adopted=False)
+            return Taken(spool, Lock(spool, MASTER_LOCK))
         except SpoolError:
             spool.close()  # taken for an orphan, and not lost
     msg = f"cannot keep a spool of its own in {parent}: others take it at once"

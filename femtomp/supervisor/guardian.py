@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from femtomp.errors import FemtompError
 from femtomp.lanes.lock import GUARDIAN_LOCK, Lock
@@ -68,6 +68,8 @@ class Launch:
     lifetime: int
     stderr: int
     stdout: int
+    further: tuple[str, ...] = ()
+    """Paths of other spools that servers of this name left."""
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ def main() -> None:
     sys.path[:] = list(launch.sys_path)
     os.environ.update(launch.environ)
     try:
-        _guard(launch)
+        guard(launch)
     finally:
         os._exit(0)
 
@@ -106,7 +108,8 @@ def _reset_process() -> None:
         del os.environ[name]
 
 
-def _guard(launch: Launch) -> None:
+def guard(launch: Launch) -> bool:
+    """Keep an engine on a spool until it needs none; True if a signal ended that."""
     # Loaded once, here: a restarted engine then begins to deliver without an import.
     from femtomp.supervisor import engine
 
@@ -115,7 +118,11 @@ def _guard(launch: Launch) -> None:
         lock = Lock(spool, GUARDIAN_LOCK)  # until this process ends
     except FemtompError as exc:
         report(launch.ready, exc)
-        return
+        return False
+    if launch.further:
+        from femtomp.supervisor import further
+
+        further.begin(launch)
     spool.set_control(GUARDIAN, os.getpid())
     stopping = Stopping(launch.config.grace_s + SIGNAL_DEADLINE_S)
     backoff_s = 0.0
@@ -124,7 +131,7 @@ def _guard(launch: Launch) -> None:
         begun = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _be_engine(engine.main, launch)
+            become(engine.main, launch)
         if launch.ready >= 0:
             os.close(launch.ready)
             launch = replace(launch, ready=-1)
@@ -140,6 +147,8 @@ def _guard(launch: Launch) -> None:
             stopping.begin()
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
     lock.release()
+    spool.close()
+    return stopping.is_on
 
 
 def is_over(spool: Spool) -> bool:
@@ -211,8 +220,8 @@ def waited_for(signals: tuple[signal.Signals, ...], timeout: float) -> int:
     return info.si_signo if info is not None and info.si_signo in signals else 0
 
 
-def _be_engine(main: Callable[[Launch], int], launch: Launch) -> None:
-    """Run the engine in the forked child; never returns."""
+def become(main: Callable[[Launch], int], launch: Launch) -> NoReturn:
+    """Run the engine, or another's part, in the forked child; never returns."""
     status = 1
     try:
         status = main(launch)

@@ -61,11 +61,16 @@ class Launcher:
     ----------
     config : ServerConfig
     spool : Spool
+    further : tuple of str
+        Paths of other spools that servers of this name left.
     """
 
-    def __init__(self, config: ServerConfig, spool: Spool) -> None:
+    def __init__(
+        self, config: ServerConfig, spool: Spool, further: tuple[str, ...] = ()
+    ) -> None:
         self._config = config
         self._spool = spool
+        self._further = further
         # As they are now: by the next start the master may be a log call in the middle
         # of another thread's change.
         environ = dict(os.environ)
@@ -95,8 +100,9 @@ class Launcher:
             said = _nameless_file()
             passed = (ready_write, *self._inherited())
             told = Launch(
-                self._config, self._spool.path, self._sys_path, self._told, *passed
-            )
+                self._config, self._spool.path, self._sys_path, self._told, *passed,
+                self._further,
+            )  # fmt: skip
             pid = _spawn(pickle.dumps(told), passed, said, self._environ)
         except BaseException:
             os.close(ready_read)

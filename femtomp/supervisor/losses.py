@@ -5,13 +5,12 @@ one `femtomp.engine.restarted` a sink and interval, and none when there is nothi
 They are of no lane and are counted nowhere. Owner: the engine's main thread looks, each
 pump takes what is due to its sink and says when it was delivered.
 
-What was said is kept in `said`: the next engine neither repeats nor forgets it::
+What was said is kept in `said` (see `slots`): the next engine neither repeats nor
+forgets it. A sink's slot::
 
-    file   64 bytes: 8s magic | u32 version | 12s E | u32 crc          then slots of 512
-    slot   16s sink | u64 number | u64 time_ns | u32 open | u32 deaths
-           | reached: u64 starts | u64 counts[16]
-           | saying: u64 starts | u64 ended | u64 began_ns | u64 counts[16]
-           | zeros | u32 crc at 508
+    u64 number | u64 time_ns | u32 open | u32 deaths
+    | reached: u64 starts | u64 counts[16]
+    | saying: u64 starts | u64 ended | u64 began_ns | u64 counts[16]
 
 A report is written down as open before it is handed over and as reached when it was
 taken: one that an engine died over comes again as it was, with the same uid, and later
@@ -25,21 +24,21 @@ import signal
 import struct
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from zlib import crc32
 
 from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Counters, Cursor, sink_key
 from femtomp.lanes.resource import worker_resource
-from femtomp.lanes.segment import DROP_REASONS, EPOCH_BYTES, FORMAT_VERSION, drops
+from femtomp.lanes.segment import DROP_REASONS, EPOCH_BYTES, drops
 from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_ENDED, ENGINE_STARTS, GUARDIAN
 from femtomp.record import Identity, Record
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.poison import Ended, how_it_ended
+from femtomp.supervisor.slots import Slots
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from femtomp.lanes.spool import Spool
     from femtomp.supervisor.admission import Admission
@@ -52,14 +51,9 @@ MAX_DEATHS: Final = 3
 _MAX_DOUBLINGS: Final = 20
 
 _MAGIC: Final = b"FMTPSAID"
-_HEADER: Final = struct.Struct("<8sI12sI")
-_HEADER_BYTES: Final = 64
 _COUNTS: Final = 16
-_SLOT: Final = struct.Struct(f"<16sQQII Q{_COUNTS}Q QQQ{_COUNTS}Q")
+_SAID: Final = struct.Struct(f"<QQII Q{_COUNTS}Q QQQ{_COUNTS}Q")
 _SLOT_BYTES: Final = 512
-_CRC_AT: Final = 508
-_MAX_SLOTS: Final = 64
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # Where each count is: of the sink, then of the workers' drops by reason.
 _OF_SINK: Final = ("evicted", "refused", "corrupt", "quarantined")
 _DROPPED: Final = tuple(f"dropped.{reason}" for reason in DROP_REASONS)
@@ -316,85 +310,47 @@ def _ended_by(status: int) -> str:
 
 
 class _File:
-    """The file `said`: one slot a sink, each written by that sink's thread alone."""
+    """The file `said`, or memory alone where there is no room for one."""
 
     def __init__(self, spool: Spool, sinks: tuple[str, ...]) -> None:
         self.said: Final = dict.fromkeys(sinks, Said())
-        self._slots = {name: index for index, name in enumerate(sinks)}
-        self._descriptor = -1
-        self.epoch = os.urandom(EPOCH_BYTES).hex()
+        self._slots: Slots | None = None
         try:
-            self._open(spool, sinks)
+            self._slots = Slots(spool.descriptor, "said", _MAGIC, _SLOT_BYTES, sinks)
         except OSError as exc:
-            note("said", f"what was said is not kept, and may come again: {exc}")
-
-    def _open(self, spool: Spool, sinks: tuple[str, ...]) -> None:
-        self._descriptor = os.open("said", _FLAGS, 0o600, dir_fd=spool.descriptor)
-        size = _HEADER_BYTES + _MAX_SLOTS * _SLOT_BYTES
-        content = os.pread(self._descriptor, size, 0)
-        epoch = content[12:24].hex()
-        if content[:_HEADER_BYTES] == _header(epoch):
-            self.epoch = epoch
-        else:
-            content = _header(self.epoch)
-            # The slots' room now, while there is some.
-            room = bytes(_SLOT_BYTES * len(sinks))
-            os.pwrite(self._descriptor, content + room, 0)
-        found = {key: (index, said) for index, key, said in _slots(content)}
-        free = max((index for index, _ in found.values()), default=-1) + 1
-        for name in sinks:
-            index, self.said[name] = found.get(sink_key(name), (free, Said()))
-            free += index == free
-            self._slots[name] = index
+            _say_lost(exc)
+            self.epoch = os.urandom(EPOCH_BYTES).hex()
+            return
+        self.epoch = self._slots.epoch
+        self.said.update({k: _unpack(v) for k, v in self._slots.found.items()})
 
     def write(self, sink: str, said: Said) -> None:
         self.said[sink] = said
-        if self._descriptor < 0:
+        if self._slots is None:
             return
-        at = _HEADER_BYTES + self._slots[sink] * _SLOT_BYTES
         try:
-            os.pwrite(self._descriptor, _pack(sink_key(sink), said), at)
+            self._slots.write(sink, _pack(said))
         except OSError as exc:
-            note("said", f"what was said is not kept, and may come again: {exc}")
-
-    def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        self.close()
+            _say_lost(exc)
 
 
-def _header(epoch: str) -> bytes:
-    fields = (_MAGIC, FORMAT_VERSION, bytes.fromhex(epoch).ljust(EPOCH_BYTES, b"\0"))
-    crc = crc32(_HEADER.pack(*fields, 0))
-    return _HEADER.pack(*fields, crc).ljust(_HEADER_BYTES, b"\0")
+def _say_lost(exc: OSError) -> None:
+    note("said", f"what was said is not kept, and may come again: {exc}")
 
 
-def _pack(key: bytes, said: Said) -> bytes:
-    body = _SLOT.pack(
-        key, said.number, said.time_ns, said.is_open, said.deaths,
+def _pack(said: Said) -> bytes:
+    return _SAID.pack(
+        said.number, said.time_ns, said.is_open, said.deaths,
         said.starts, *said.counts,
         said.next_starts, said.next_ended, said.next_began_ns, *said.next_counts,
-    ).ljust(_CRC_AT, b"\0")  # fmt: skip
-    return body + crc32(body).to_bytes(4, "little")
+    )  # fmt: skip
 
 
-def _slots(content: bytes) -> Iterator[tuple[int, bytes, Said]]:
-    """Yield (index, sink key, what it was told) of the whole slots."""
-    for index in range((len(content) - _HEADER_BYTES) // _SLOT_BYTES):
-        at = _HEADER_BYTES + index * _SLOT_BYTES
-        slot = content[at : at + _SLOT_BYTES]
-        if crc32(slot[:_CRC_AT]) != int.from_bytes(slot[_CRC_AT:], "little"):
-            continue
-        key, number, time_ns, is_open, deaths, starts, *rest = _SLOT.unpack_from(slot)
-        if number:
-            counts, (next_starts, ended, began_ns, *next_counts) = (
-                tuple(rest[:_COUNTS]), rest[_COUNTS:],
-            )  # fmt: skip
-            said = Said(
-                number, time_ns, bool(is_open), deaths, starts, counts,
-                next_starts, ended, began_ns, tuple(next_counts),
-            )  # fmt: skip
-            yield index, key, said
+def _unpack(content: bytes) -> Said:
+    number, time_ns, is_open, deaths, starts, *rest = _SAID.unpack_from(content)
+    counts = tuple(rest[:_COUNTS])
+    next_starts, ended, began_ns, *next_counts = rest[_COUNTS:]
+    return Said(
+        number, time_ns, bool(is_open), deaths, starts, counts,
+        next_starts, ended, began_ns, tuple(next_counts),
+    )  # fmt: skip

@@ -8,21 +8,17 @@ before it writes, what it is about to touch; its own successor draws the conclus
 2. a death over a chunk: the chunk is suspect, and is gone through record by record;
 3. a death over one record of a suspect chunk: that record is guilty, and stepped over.
 
-In: the spool, how the former engine ended. Out: a `Mark` a sink. Owner: the engine. The
-file lies beside `lanes/`, out of the workers' reach.
+In: the spool, how the former engine ended. Out: a `Mark` a sink. Owner: the engine. In
+its slot of `marks` (see `slots`) each sink says::
 
-::
-
-    file   64 bytes: 8s magic | u32 version | u32 crc         then slots of 128
-    slot   u64 engine start | 16s sink | u32 stage | u32 alone | u32 kills | u32 zero
-           | place in hand | suspect place | zeros | u32 crc at 124
+    u64 engine start | u32 stage | u32 alone | u32 kills | u32 zero
+    | place in hand | suspect place
     place  12s E | u32 file | u64 offset | u64 offset behind it
 
-A slot is one `pwrite` within a page, which SIGKILL cannot tear; one that is not whole
-is no mark. What must never happen: an innocent record taken for guilty. So a SIGKILL
-over a write is nobody's fault (an operator's, while a destination hangs), one over
-decoding (the system's, out of memory) must come three times over the very same record,
-and no record is found guilty while more than one mark stands.
+What must never happen: an innocent record taken for guilty. So a SIGKILL over a write
+is nobody's fault (an operator's, while a destination hangs), one over decoding (the
+system's, out of memory) must come three times over the very same record, and no record
+is found guilty while more than one mark stands.
 """
 
 from __future__ import annotations
@@ -32,16 +28,13 @@ import signal
 import struct
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
-from zlib import crc32
 
-from femtomp.lanes.cursor import sink_key
-from femtomp.lanes.segment import FORMAT_VERSION, SIDE
+from femtomp.lanes.segment import SIDE
 from femtomp.lanes.spool import ENGINE_ENDED, ENGINE_STARTS
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from femtomp.lanes.cursor import Position
     from femtomp.lanes.spool import Spool
 
@@ -49,12 +42,8 @@ if TYPE_CHECKING:
 MAX_KILLS: Final = 3
 
 _MAGIC: Final = b"FMTPMRK\0"
-_HEADER: Final = struct.Struct("<8sII")
-_HEADER_BYTES: Final = 64
-_SLOT: Final = struct.Struct("<Q16sIIII12sIQQ12sIQQ")
+_MARK: Final = struct.Struct("<QIIII12sIQQ12sIQQ")
 _SLOT_BYTES: Final = 128
-_CRC_AT: Final = 124
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # What a process does to itself. Other signals come from outside.
 _FAULTS: Final = (
     signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE,
@@ -192,22 +181,13 @@ class Marks:
     def __init__(self, spool: Spool, sinks: tuple[str, ...]) -> None:
         control = spool.control()
         self._start: Final = control[ENGINE_STARTS]
-        self._descriptor = -1
-        self._descriptor = os.open("marks", _FLAGS, 0o600, dir_fd=spool.descriptor)
-        content = os.pread(self._descriptor, _HEADER_BYTES + 64 * _SLOT_BYTES, 0)
-        if content[:_HEADER_BYTES] != _header():
-            content = _header()
-            # The slots' room now: a mark must not fail because the disk filled up.
-            room = bytes(_SLOT_BYTES * len(sinks))
-            os.pwrite(self._descriptor, content + room, 0)
-        found = {key: (index, mark) for index, key, mark in _slots(content)}
-        free = max((index for index, _ in found.values()), default=-1) + 1
-        self._slots: dict[str, int] = {}
-        self.marks: dict[str, Mark] = {}
-        for name in sinks:
-            index, mark = found.get(sink_key(name), (free, Mark()))
-            free += index == free
-            self._slots[name], self.marks[name] = index, mark
+        self._slots: Final = Slots(
+            spool.descriptor, "marks", _MAGIC, _SLOT_BYTES, sinks
+        )
+        found = self._slots.found
+        self.marks: Final[dict[str, Mark]] = {
+            name: _unpack(found[name]) if name in found else Mark() for name in sinks
+        }
         self._judge(how_it_ended(control[ENGINE_ENDED]))
 
     def _judge(self, ended: Ended) -> None:
@@ -221,48 +201,28 @@ class Marks:
         """Write a sink's mark: one system call; after it the mark survives SIGKILL."""
         mark = mark._replace(start=self._start)
         self.marks[sink] = mark
-        at = _HEADER_BYTES + self._slots[sink] * _SLOT_BYTES
         try:
-            os.pwrite(self._descriptor, _pack(sink_key(sink), mark), at)
+            self._slots.write(sink, _pack(mark))
         except OSError as exc:
             # Records come first: without a mark a poison is found later, or never.
             note("marks", f"a poison mark cannot be written: {exc}")
 
     def close(self) -> None:
         """Close the file."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        self.close()
+        self._slots.close()
 
 
-def _header() -> bytes:
-    crc = crc32(_HEADER.pack(_MAGIC, FORMAT_VERSION, 0))
-    return _HEADER.pack(_MAGIC, FORMAT_VERSION, crc).ljust(_HEADER_BYTES, b"\0")
-
-
-def _pack(key: bytes, mark: Mark) -> bytes:
+def _pack(mark: Mark) -> bytes:
     place, suspect = mark.place, mark.suspect
-    body = _SLOT.pack(
-        mark.start, key, mark.stage, mark.alone, mark.kills, 0,
+    return _MARK.pack(
+        mark.start, mark.stage, mark.alone, mark.kills, 0,
         bytes.fromhex(place.epoch), *place[1:],
         bytes.fromhex(suspect.epoch), *suspect[1:],
-    ).ljust(_CRC_AT, b"\0")  # fmt: skip
-    return body + crc32(body).to_bytes(4, "little")
+    )  # fmt: skip
 
 
-def _slots(content: bytes) -> Iterator[tuple[int, bytes, Mark]]:
-    """Yield (index, sink key, mark) of the whole slots."""
-    for index in range((len(content) - _HEADER_BYTES) // _SLOT_BYTES):
-        at = _HEADER_BYTES + index * _SLOT_BYTES
-        slot = content[at : at + _SLOT_BYTES]
-        if crc32(slot[:_CRC_AT]) != int.from_bytes(slot[_CRC_AT:], "little"):
-            continue
-        start, key, stage, alone, kills, _, *places = _SLOT.unpack_from(slot)
-        if start:
-            place = Place(places[0].hex(), *places[1:4])
-            suspect = Place(places[4].hex(), *places[5:8])
-            mark = Mark(start, Stage(stage), bool(alone), kills, place, suspect)
-            yield index, key, mark
+def _unpack(content: bytes) -> Mark:
+    start, stage, alone, kills, _, *places = _MARK.unpack_from(content)
+    place = Place(places[0].hex(), *places[1:4])
+    suspect = Place(places[4].hex(), *places[5:8])
+    return Mark(start, Stage(stage), bool(alone), kills, place, suspect)

@@ -23,9 +23,10 @@ from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive, start_ticks
 from femtomp.lanes.queue import PULL
-from femtomp.lanes.reader import scan
+from femtomp.lanes.scan import scan
 from femtomp.lanes.space import NO_LIMITS
 from femtomp.lanes.spool import PULLER
+from femtomp.supervisor.leavings import sweep
 from femtomp.supervisor.members import open_member
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.room import Room
@@ -195,6 +196,7 @@ class Poller:
                 note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
             if member.lane.refused:
                 note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
+        sweep(self._spool.lanes)
 
     def _ask_if_alive(self, members: Iterable[Member]) -> None:
         """Look whose owners are gone, and read the ends of these for the last time."""

@@ -10,14 +10,16 @@ or named by the spool's own server, did not get; unless that was asked for.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from femtomp.config import level_number
+from femtomp.errors import SpoolError
 from femtomp.lanes import segment as seg
-from femtomp.lanes.cursor import Counters, Cursor
+from femtomp.lanes.cursor import Counters, Cursor, sink_key
 from femtomp.lanes.lock import ENGINE_LOCK, GUARDIAN_LOCK, MASTER_LOCK, Lock
 from femtomp.record import severity_number
 from femtomp.redaction import Redaction
@@ -96,8 +98,7 @@ class Recovery:
     ) -> None:
         self._locks: list[Lock] = []
         try:
-            for name in (GUARDIAN_LOCK, ENGINE_LOCK, MASTER_LOCK):
-                self._locks.append(Lock(place, name))
+            self._lock(place)
             self._spool = open_same(place)
         except BaseException:
             self._release_locks()
@@ -122,6 +123,19 @@ class Recovery:
         self._seen: dict[str, Member] = {}
         self._before: dict[tuple[str, str], Counters] = {}
         self._goals: dict[str, End] = {}
+
+    def _lock(self, place: Directory) -> None:
+        try:
+            for name in (GUARDIAN_LOCK, ENGINE_LOCK, MASTER_LOCK):
+                self._locks.append(Lock(place, name))
+        except SpoolError as exc:
+            if exc.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            msg = (
+                f"the spool {place.path} is in use: a running server, or another "
+                f"`femtomp recover`, holds {name}"
+            )
+            raise SpoolError(exc.errno, msg) from exc
 
     def _wake(self) -> None:
         for pump in self._pumps:
@@ -151,11 +165,18 @@ class Recovery:
                 if not all(pump.is_alive() for pump in self._pumps):
                     break  # a fault of ours, said on stderr by the thread
         finally:
-            for pump in self._pumps:
-                pump.finish()
-            until = time.monotonic() + _FINISH_S
-            for pump in self._pumps:
-                pump.join(max(0.0, until - time.monotonic()))
+            self._finish()
+
+    def _finish(self) -> None:
+        """End the pumps after the batch in hand."""
+        for pump in self._pumps:
+            pump.finish()
+        until = time.monotonic() + _FINISH_S
+        # One whose destination takes nothing has none: it would only be waited for.
+        while time.monotonic() < until and any(
+            pump.is_alive() and not pump.is_stalled for pump in self._pumps
+        ):
+            time.sleep(_LOOK_S)
 
     def _look(self) -> None:
         self._poller.poll()
@@ -274,10 +295,10 @@ class Recovery:
         )
 
     def _reason_to_keep(self, sinks: dict[str, SinkOutcome], *, remove: bool) -> str:
-        if any(sink.pending for sink in sinks.values()):
-            return "not everything was delivered"
         if self._poller.has_living():
             return "workers that live still write to it"
+        if any(sink.pending for sink in sinks.values()):
+            return "not everything was delivered; the same command goes on from here"
         if damaged := self._poller.damaged():
             return f"{len(damaged)} of its lanes are damaged and were left alone"
         waiting = [] if remove else sinks_with_records(self._spool, self._others)
@@ -299,7 +320,9 @@ def _cursor_name(sink: SinkOptions, own: tuple[str, ...]) -> str:
     One that is none of the server's must not move the cursor of a sink which the next
     server may have by that name; of the same destination it is found again.
     """
-    return str(sink.name) if sink.name in own else f"recover {sink!r}"
+    if sink.name in own:
+        return str(sink.name)
+    return f"{sink.name}~{sink_key(repr(sink)).hex()[:12]}"
 
 
 def _builder(sink: SinkOptions) -> Any:

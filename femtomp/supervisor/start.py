@@ -169,7 +169,7 @@ def _take_and_launch(
     taken = adopt(parent, wanted)
     if taken is not None:
         try:
-            return taken.spool, taken.lock, _launch(taken.spool, told)
+            return taken.spool, taken.lock, _launch(taken, told)
         except SpoolError:
             # Somebody serves it who holds no lock of a master's: leave it to them.
             _let_go(taken)
@@ -178,17 +178,17 @@ def _take_and_launch(
             raise
     taken = create(parent, wanted)
     try:
-        return taken.spool, taken.lock, _launch(taken.spool, told)
+        return taken.spool, taken.lock, _launch(taken, told)
     except BaseException:
         taken.spool.remove()
         _let_go(taken)
         raise
 
 
-def _launch(spool: Spool, told: ServerConfig) -> Pair:
-    launcher = Launcher(told, spool)
+def _launch(taken: Taken, told: ServerConfig) -> Pair:
+    launcher = Launcher(told, taken.spool, taken.further)
     try:
-        return Pair(spool, launcher, launch(launcher))
+        return Pair(taken.spool, launcher, launch(launcher))
     except BaseException:
         launcher.close()
         raise

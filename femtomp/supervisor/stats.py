@@ -16,7 +16,8 @@ from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive
-from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.reader import Lane
+from femtomp.lanes.scan import scan
 from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals

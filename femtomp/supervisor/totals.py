@@ -20,7 +20,7 @@ from femtomp.lanes.cursor import (
     read_cursors,
     sink_key,
 )
-from femtomp.lanes.reader import scan
+from femtomp.lanes.scan import scan
 from femtomp.supervisor.members import open_member
 from femtomp.supervisor.notes import note
 

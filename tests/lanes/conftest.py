@@ -15,7 +15,8 @@ from femtomp.codec import identity as identity_codec
 from femtomp.codec import wire
 from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Position
-from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.reader import Lane
+from femtomp.lanes.scan import scan
 from femtomp.lanes.writer import LaneWriter, open_writer
 from femtomp.testing import LaneContent, check_lane
 from femtomp.worker.identity import read_identity

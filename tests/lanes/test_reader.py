@@ -19,7 +19,8 @@ from femtomp.errors import CodecError
 from femtomp.lanes import reader as readers
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Position
-from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.reader import Lane
+from femtomp.lanes.scan import scan
 from femtomp.testing import ManualClock
 from tests.lanes.conftest import drain, payload_of
 

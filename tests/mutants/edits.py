@@ -339,4 +339,22 @@ MUTANTS: Final = (
         "    _unlink(path)\n    os.rename(part, packed)\n",
         "sinks/test_rotation.py::test_step_that_fails_takes_nothing_away",
     ),
+    # -- orphans ---------------------------------------------------------------------
+    _one(
+        "an adopter takes another lock than the master's", "supervisor/orphans.py",
+        "lock = Lock(found, MASTER_LOCK)", 'lock = Lock(found, "adopter.lock")',
+        "processes/test_adoption_races.py::test_the_masters_lock_decides",
+    ),
+    _one(
+        "an adopter lets go of the lock", "supervisor/orphans.py",
+        "    return Claimed(spool, lock)",
+        "    lock.release()\n    return Claimed(spool, lock)",
+        "processes/test_adoption_races.py::test_the_masters_lock_decides",
+    ),
+    _one(
+        "a dead master's spool is an orphan", "supervisor/orphans.py",
+        "return is_orphaned(found) and not _has_master(found)",
+        "return not _has_master(found)",
+        "processes/test_adoption_races.py::test_half_a_pair_is_no_orphan",
+    ),
 )  # fmt: skip

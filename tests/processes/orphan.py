@@ -16,12 +16,15 @@ class Orphan:
     """A spool left by a master whose pair died with it; `returned` says of what.
 
     The engine is stopped while the workers log, so that all of it is still there, unless
-    `served` is true; then it is killed in the middle of its work.
+    `served` is true; then it is killed in the middle of its work. With `spared`,
+    "guardian" or "engine", that process is stopped instead of killed: the spool only
+    looks like an orphan.
     """
 
     def __init__(
-        self, parent, sinks, name="shop", records=20, *, served=False, **options
-    ):
+        self, parent, sinks, name="shop", records=20, *, served=False, spared="",
+        **options,
+    ):  # fmt: skip
         self.parent = Path(parent)
         self.returned = Returned(2)
         self._told = self.parent / f"told-{os.urandom(4).hex()}"
@@ -32,12 +35,18 @@ class Orphan:
         guardian, engine, self.worker = map(int, self._told.read_text().split())
         goal = 1 if records is None else records
         until(lambda: self.returned[0] >= goal, "the worker has logged")
+        self.spared = {"": 0, "guardian": guardian, "engine": engine}[spared]
+        if spared:
+            os.kill(self.spared, signal.SIGSTOP)
+        # The guardian first: it would start another engine.
         for pid in (guardian, engine, master):
-            os.kill(pid, signal.SIGKILL)
+            if pid != self.spared:
+                os.kill(pid, signal.SIGKILL)
         os.waitpid(master, 0)
         (self.path,) = set(self.parent.glob("femtomp-*")) - before
         self.spool = Spool(self.path)
-        until(lambda: is_orphaned(self.spool), "the pair is gone")
+        if not spared:
+            until(lambda: is_orphaned(self.spool), "the pair is gone")
         self._told.unlink()
 
     def _be_master(self, sinks, name, records, served, options):
@@ -64,6 +73,11 @@ class Orphan:
         """Kill the worker, a grandchild of this process, and wait until it is gone."""
         os.kill(self.worker, signal.SIGKILL)
         until(lambda: not self.has_worker(), "the worker is gone")
+
+    def kill_spared(self):
+        """Kill what was left of the pair: now it is an orphan."""
+        os.kill(self.spared, signal.SIGKILL)
+        until(lambda: is_orphaned(self.spool), "the pair is gone")
 
     def has_worker(self):
         """Tell whether the worker lives."""

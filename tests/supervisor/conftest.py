@@ -9,7 +9,7 @@ import pytest
 
 from femtomp.codec import identity as identity_codec
 from femtomp.codec import wire
-from femtomp.lanes.reader import scan
+from femtomp.lanes.scan import scan
 from femtomp.lanes.writer import LaneWriter, open_writer
 from femtomp.supervisor.members import Member, open_member
 from femtomp.worker.identity import read_identity

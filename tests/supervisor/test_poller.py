@@ -278,7 +278,7 @@ def test_what_a_worker_was_making_when_it_died_goes_with_its_lane(spool) -> None
     die_after(spool, 1)
     poller = opened(spool)
     (epoch,) = poller.members
-    for name in (f".{epoch}.1.seg.tmp", f".{'0' * 24}.own.tmp"):
+    for name in (f".{epoch}.1.seg.tmp", f".{'0' * 24}.1.seg.tmp"):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         os.close(os.open(name, flags, 0o600, dir_fd=spool.lanes))
     tend(poller)
@@ -287,4 +287,4 @@ def test_what_a_worker_was_making_when_it_died_goes_with_its_lane(spool) -> None
     tend(poller)
     left = os.listdir(spool.lanes)
     assert [name for name in left if epoch in name] == []
-    assert f".{'0' * 24}.own.tmp" in left
+    assert f".{'0' * 24}.1.seg.tmp" in left

@@ -17,7 +17,8 @@ from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Position
-from femtomp.lanes.reader import Lane, scan
+from femtomp.lanes.reader import Lane
+from femtomp.lanes.scan import scan
 from femtomp.lanes.writer import open_writer
 from femtomp.worker.identity import read_identity
 from tests.torture.figures import Given, Outcome, Watch, misses
