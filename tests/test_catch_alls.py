@@ -23,6 +23,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.capture", "_with_care"): "a LogRecord of unheard-of shape",
     ("femtomp.worker.capture", "_trace_if_any"): "the application's tracer",
     ("femtomp.worker.capture", "message"): "__str__ and __format__ of arguments",
+    ("femtomp.worker.capture", "_message_again"): "the same, when they fail again",
     ("femtomp.worker.exceptions", "take"): "an exception's own attributes",
     ("femtomp.worker.exceptions", "_exact_text"): "__str__ of exceptions and notes",
     ("femtomp.worker.exceptions", "_Walk._notes"): "__notes__ may be a property",
