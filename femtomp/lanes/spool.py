@@ -20,6 +20,7 @@ link into it.
 
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
              | engine's start time | pid that pulls | how the engine before it ended
+             | pid of the guardian that is to leave
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ ENGINE_TICKS: Final = 5
 PULLER: Final = 6
 # Wait status of the engine that died last, plus one; 0: not known.
 ENGINE_ENDED: Final = 7
+# Pid of the guardian that is to leave the spool to another, its engine with it.
+LEAVER: Final = 8
 CONTROL_WORDS: Final = 64
 
 
@@ -130,6 +133,13 @@ class Spool:
             msg = f"the spool {self.path}/lanes {problem}"
             raise SpoolError(errno.EACCES, msg)
 
+    def refresh(self) -> None:
+        """Read anew what the spool says of itself; nothing is changed if it is gone."""
+        try:
+            self.manifest = self._read_manifest()
+        except OSError:
+            pass
+
     @property
     def sinks(self) -> tuple[str, ...]:
         """Names of the server's sinks, in order."""
@@ -188,6 +198,11 @@ class Spool:
             return False
         here = os.fstat(self.descriptor)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def is_being_left(self) -> bool:
+        """Tell whether guardian and engine are to make way for others."""
+        control = self.control()
+        return control[LEAVER] != 0 and control[LEAVER] == control[GUARDIAN]
 
     def is_deleted(self) -> bool:
         """Tell whether the directory was deleted, rather than moved away."""

@@ -137,6 +137,8 @@ def _guard(launch: Launch) -> None:
             backoff_s = 0.0
         if waited_for(STOP_SIGNALS, backoff_s):
             stopping.begin()
+        if spool.is_being_left():
+            break  # others are about to serve it
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
     lock.release()
 
