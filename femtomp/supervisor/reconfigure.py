@@ -15,12 +15,25 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from femtomp.errors import ConfigError, SpoolError
+from femtomp.errors import CodecError, ConfigError, SpoolError
 from femtomp.lanes import place
-from femtomp.lanes.cursor import MAX_SINKS, Cursor, CursorFile, Position
+from femtomp.lanes.cursor import (
+    MAX_SINKS,
+    Cursor,
+    CursorFile,
+    Position,
+    read_cursors,
+    sink_key,
+)
+from femtomp.lanes.segment import COMMITTED, SIDE
 from femtomp.supervisor import totals
 from femtomp.supervisor.notes import note
-from femtomp.supervisor.stats import DrainReport, read_stats, wait_delivered
+from femtomp.supervisor.stats import (
+    DrainReport,
+    SinkStats,
+    open_lanes,
+    wait_delivered,
+)
 
 if TYPE_CHECKING:
     from femtomp.lanes.spool import Spool
@@ -65,7 +78,7 @@ class Change:
             )
             raise ConfigError(msg)
         self._former = sorted(known - {*new})
-        self._counts: dict[str, Any] = {}
+        self._counts: dict[str, SinkStats] = {}
 
     def make(self, pair: Pair, timeout: float | None) -> DrainReport:
         """Make it; if that fails, the server goes on as before.
@@ -89,9 +102,7 @@ class Change:
 
     def _write(self) -> None:
         """Say what the server is from now on, while nobody serves the spool."""
-        if self._going:
-            stats = read_stats(self._spool)
-            self._counts = {name: stats.sinks[name] for name in self._going}
+        self._counts = {name: _counted(self._spool, name) for name in self._going}
         if self._coming:
             join(self._spool, self._coming, self._leading)
             totals.join(self._spool.lanes, self._coming)
@@ -121,7 +132,7 @@ class Change:
         for name, number in pending.items():
             if number:
                 note(
-                    f"reconfigure:{name}",
+                    f"reconfigure:{self._spool.path}:{name}",
                     f"{name} is no sink any more: {number} records that it had not got "
                     "are not delivered to it",
                 )
@@ -132,6 +143,29 @@ class Change:
             quarantined={n: stats.quarantined for n, stats in self._counts.items()},
             duration_s=duration_s,
         )
+
+
+def _counted(spool: Spool, sink: str) -> SinkStats:
+    """Return what became of a sink's records, and how many it has not got.
+
+    By their numbers: to read through them takes as long as workers write more.
+    """
+    counters = totals.read_totals(spool.lanes).sink(sink)
+    pending = 0
+    for lane in open_lanes(spool):
+        try:
+            committed = lane.read_own()[1][COMMITTED]
+            cursors = read_cursors(spool.lanes, lane.epoch)
+        except (OSError, CodecError):
+            continue  # damaged: it is left alone
+        cursor = cursors.get(sink_key(sink), Cursor())
+        pending += max(0, committed - cursor.position.sequence)
+        side = cursor.position.side
+        while lane.has_side and (found := lane.find(SIDE, side)) is not None:
+            pending += len(found.frames)
+            side = found.after
+        counters = counters.plus(cursor.counters)
+    return SinkStats(*counters, pending=pending)
 
 
 def join(spool: Spool, coming: list[str], leading: list[str]) -> None:
