@@ -214,7 +214,7 @@ def start_server(
     ... )
     """
     from femtomp.supervisor.start import start
-    from femtomp.worker.channel import watch
+    from femtomp.worker.channel import heed, watch
     from femtomp.worker.sender import queue
 
     return start(
@@ -227,6 +227,7 @@ def start_server(
         make_queue=queue,
         make_init=_init_for,
         watch=watch,
+        heed=heed,
         **options,
     )
 

@@ -10,6 +10,7 @@ link into it.
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
         resource.json                    of the server's records: for who takes it over
+        levels                           of the workers' loggers, see `set_level`
         master.lock, guardian.lock,
         engine.lock                      held for life by the three, see `lock`
         said, marks, quarantine/         the engine's, see `losses`, `poison`

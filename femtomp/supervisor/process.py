@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import NoServerError, SpoolError
 from femtomp.lanes.spool import DEADLINE, STATE, Spool, State
+from femtomp.supervisor import levels
+from femtomp.supervisor.levels import ToldLevels
 from femtomp.supervisor.stats import (
     DrainReport,
     ServerStats,
@@ -60,6 +62,7 @@ class Server:
         queue: Queue,
         worker_init: Callable[..., None],
         told: Told | None = None,
+        heed: Callable[[str, int], None] = lambda _, __: None,
         on_end: Callable[[Server], None] = lambda _: None,
     ) -> None:
         self.spool: Final[Path] = Path(spool.path)
@@ -68,6 +71,8 @@ class Server:
         self._spool = spool
         self._pair = pair
         self._told = told
+        self._levels = ToldLevels(spool)
+        self._heed = heed
         self._on_end = on_end
         # Of this process's threads one at a time changes what the server is.
         self._changing = threading.RLock()
@@ -164,6 +169,8 @@ class Server:
                 self._ensure()
                 self._end(self._pair, timeout)
                 self._report = self._reported(time.monotonic() - begun)
+                levels.clear(self._spool)
+                self._heed(self._spool.path, self._spool.descriptor)
                 self._on_end(self)
                 self._pair.close()
             return self._report
@@ -193,7 +200,8 @@ class Server:
         sinks, level, config, **options
             As for `start_server`. What is not given stays as it is; `FEMTOMP_CONFIG` is
             not read again by itself. `name`, `spool_parent`, `worker_uid` and
-            `worker_gid` cannot change. `level` is for workers that begin after it.
+            `worker_gid` cannot change. `level` reaches workers that began before as
+            `set_level` does, if `worker_init` gave them the server's.
         timeout : float or None
             Seconds to wait until sinks that go away have all that was logged before the
             call; None for no limit.
@@ -233,9 +241,68 @@ class Server:
             after = told_anew(self._told, given, config, os.environ)
             self._ensure()
             change = Change(self._spool, self._told, after)
-            report = change.make(self._pair, timeout)
+            is_more = sinks is not None or config is not None or options
+            report = (
+                change.make(self._pair, timeout) if is_more else change.make_of_level()
+            )
+            if after.config.level != self._told.config.level:
+                self._levels.write()
+                self._heed(self._spool.path, self._spool.descriptor)
             self._told = after
             return report
+
+    def set_level(
+        self,
+        name: str | None,
+        level: int | str | None,
+        *,
+        duration_s: float | None = None,
+    ) -> None:
+        """Give a logger another level, in every worker and in this process.
+
+        Here at once. A worker hears of it at one of its own records that reaches a
+        femtomp handler, whatever logger that is of, and within a second of the first
+        such record; one that begins later, by `worker_init` or with its first record. A
+        worker that logs nothing hears nothing; nor does one in which all loggers have
+        been given levels above everything that they log, and then no lower level or end
+        of the time reaches it: rather raise the level of one noisy logger than that of
+        the root. Nothing is added to a log call.
+
+        A level that the program itself sets meanwhile stays. Handlers and sinks have
+        levels of their own, which this does not change.
+
+        Parameters
+        ----------
+        name : str or None
+            The logger; None or "" for the root logger.
+        level : int, str or None
+            None: back to what it was.
+        duration_s : float, optional
+            Seconds, after which it is what it was; a worker looks as described.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such level, or the time is none.
+        NoServerError
+            In a child, on an attached handle, or after `stop()`.
+        SpoolError
+            If the spool is gone, or cannot be written.
+
+        Examples
+        --------
+        >>> import femtomp, logging
+        >>> with femtomp.start_server("console:json") as server:
+        ...     server.set_level("shop.cart", "DEBUG", duration_s=60)
+        ...     logging.getLogger("shop.cart").isEnabledFor(logging.DEBUG)
+        True
+        """
+        if not self.is_mine():
+            msg = "set_level() is for the process that started the server"
+            raise NoServerError(msg)
+        self._refuse_if_over()
+        self._levels.set(name, level, duration_s)
+        self._heed(self._spool.path, self._spool.descriptor)
 
     def _refuse_if_over(self) -> None:
         if self._report is not None:

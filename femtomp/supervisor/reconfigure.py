@@ -100,6 +100,20 @@ class Change:
             raise SpoolError(exc.errno, msg) from exc
         return self._report(time.monotonic() - begun)
 
+    def make_of_level(self) -> DrainReport:
+        """Make one of nothing but the workers' level, which no supervisor needs.
+
+        Raises
+        ------
+        SpoolError
+        """
+        try:
+            self._write()
+        except OSError as exc:
+            msg = f"cannot change the spool {self._spool.path}: {exc}"
+            raise SpoolError(exc.errno or 0, msg) from exc
+        return DrainReport()
+
     def _write(self) -> None:
         """Say what the server is from now on, while nobody serves the spool."""
         self._counts = {name: _counted(self._spool, name) for name in self._going}

@@ -63,6 +63,7 @@ def start(
     make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
     make_init: Callable[[str], Callable[..., None]],
     watch: Callable[[str, Callable[[], None] | None], None],
+    heed: Callable[[str, int], None],
     **options: Unpack[ServerOptions],
 ) -> Server:
     """Start a supervisor; see `femtomp.start_server`, which fills in the makers."""
@@ -99,6 +100,7 @@ def start(
         queue=make_queue(path, told.config.resource),
         worker_init=make_init(path),
         told=told,
+        heed=heed,
         on_end=forget,
     )
     watch(path, pair.tend)

@@ -30,6 +30,7 @@ from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.worker import context, fork
 from femtomp.worker.identity import read_identity
+from femtomp.worker.levels import Levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,7 @@ class Channel:
         self.fresh_from = self.fresh_until = 0.0
         # The master's: sees to its supervisor, at most once in CHECK_S, never raises.
         self.tend: Callable[[], None] | None = None
+        self.levels: Final = Levels()
         self._inherited: list[tuple[int, int, int]] = []
         self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
@@ -98,6 +100,7 @@ class Channel:
             try:
                 if due:
                     lane.check()
+                    self._heed_levels()
                     self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
                 kept = lane.append(payload)
             except LaneLostError:
@@ -133,6 +136,11 @@ class Channel:
         """Tell whether the server wants callers to wait for room."""
         spool = self._spool
         return spool is not None and read_space(spool.lanes).overflow == Overflow.BLOCK
+
+    def _heed_levels(self) -> None:
+        spool = self._spool
+        if spool is not None:
+            self.levels.heed(spool.descriptor)
 
     def _lose_lane(self) -> None:
         self._lane = None
@@ -183,6 +191,7 @@ class Channel:
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
         self._is_full = False
+        self._heed_levels()
         now = time.time()
         self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
         self._warned = False
@@ -239,6 +248,7 @@ class Channel:
         self.pid = os.getpid()
         self.dropped = 0
         self.tend = None
+        self.levels.forget_lock()
         if self._lane is not None and self._spool is not None:
             self._inherited_lane = self._lane
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
@@ -270,6 +280,11 @@ def watch(path: str, tend: Callable[[], None] | None) -> None:
     way.tend = tend
     if tend is not None:
         way.try_again()
+
+
+def heed(path: str, directory: int) -> None:
+    """Have this process take the levels of a spool at once, without a record."""
+    channel(path).levels.heed(directory)
 
 
 def close_channel(path: str) -> None:

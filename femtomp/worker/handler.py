@@ -11,7 +11,7 @@ import logging
 import os
 from typing import Any, Final, Literal, TypeAlias
 
-from femtomp.errors import ConfigError, NoServerError
+from femtomp.errors import ConfigError, NoServerError, SpoolError
 from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record
 from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
@@ -278,19 +278,36 @@ def worker_init(
                 root.removeHandler(other)
         if handler not in root.handlers:
             root.addHandler(handler)
-        root.setLevel(server_level(handler.spool) if level is None else level)
+        set_root_level(handler.spool, level)
     except Exception as exc:
         say(f"worker_init failed: {type(exc).__name__}: {exc}")
 
 
-def server_level(spool: str | None) -> int:
-    """Return the level that the server wants in its workers; INFO if it cannot say."""
+def set_root_level(spool: str | None, level: int | str | None) -> None:
+    """Set the root logger's level, to the server's if it is None; then heed the server.
+
+    INFO if the server cannot say.
+    """
+    root = logging.getLogger()
+    if spool is None:
+        root.setLevel(logging.INFO if level is None else level)
+        return
     from femtomp.lanes.spool import Spool
 
-    if spool is None:
-        return logging.INFO
-    opened = Spool(spool)
+    if level is not None:
+        root.setLevel(level)
     try:
-        return int(opened.manifest.get("level", logging.INFO))
+        opened = Spool(spool)
+    except SpoolError:
+        if level is None:
+            raise
+        return  # the handler says so, at the first record
+    levels = channel(spool).levels
+    try:
+        if level is None:
+            level = int(opened.manifest.get("level", logging.INFO))
+            root.setLevel(level)
+            levels.follow(level)
+        levels.heed(opened.descriptor, again=True)
     finally:
         opened.close()
