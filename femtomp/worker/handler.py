@@ -100,8 +100,8 @@ class WorkerHandler(logging.Handler):
         # Who has an address has no use for `missing`.
         return self is other or (
             type(self) is type(other)
-            and (self.spool, self.level) == (other.spool, other.level)
-            and (self.spool is not None or self._missing == other._missing)
+            and (self.address, self.level) == (other.address, other.level)
+            and (self.address is not None or self._missing == other._missing)
             and not (self.filters or other.filters)
         )
 
@@ -164,10 +164,15 @@ class WorkerHandler(logging.Handler):
         sent = way.send(from_log_record(record, way.pid), again=again)
         return sent is not Sent.NOWHERE
 
+    @property
+    def address(self) -> str | None:
+        """The spool that the next record goes to, if the one of the last is gone."""
+        return self.spool if self._is_bound else find_spool() or self.spool
+
     def _finds_another(self) -> bool:
         """Look for a server that was started since, where none was named."""
-        path = None if self._is_bound else find_spool()
-        if path is None or path == self.spool:
+        path = self.address
+        if path == self.spool:
             return False
         self._bind(path)
         return True
@@ -332,7 +337,7 @@ def worker_init(
 
 def _is_of(handler: logging.Handler, spool: str | None) -> bool:
     """Tell whether a handler hands records to a spool: a second one would do it too."""
-    return isinstance(handler, WorkerHandler) and handler.spool == spool
+    return isinstance(handler, WorkerHandler) and handler.address == spool
 
 
 def set_root_level(spool: str | None, level: int | str | None) -> None:

@@ -123,6 +123,42 @@ def test_a_second_server_of_the_process(tmp_path, handler):
     assert found == [["root", "first"], ["root", "second"]]
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        f"configure({FACTORY})",
+        "logging.getLogger().addHandler(femtomp.worker_handler())",
+        "femtomp.worker_init()",
+        "second.worker_init()",
+        "femtomp.basic_config()",
+    ],
+)
+@pytest.mark.parametrize(
+    "once",
+    [
+        f"configure({FACTORY})",
+        "logging.getLogger().addHandler(femtomp.worker_handler())",
+        "femtomp.worker_init()",
+    ],
+)
+def test_a_second_server_and_all_that_one_may_do_again(tmp_path, once, again):
+    """Set up for the first server, and again for the second: one copy of a record."""
+    found, _ = run(
+        tmp_path,
+        f"""
+        first = start()
+        {once}
+        logging.warning("first")
+        first.stop()
+        second = start()
+        {again}
+        logging.warning("second")
+        arrived(second)
+        """,
+    )
+    assert found == [["root", "first"], ["root", "second"]]
+
+
 @each
 def test_levels_and_filters_are_the_handlers_own(tmp_path, handler):
     """Two handlers with levels and filters change neither each other nor `worker_init`'s.
