@@ -65,7 +65,7 @@ class Launcher:
     """
 
     def __init__(self, config: ServerConfig, spool: Spool) -> None:
-        self._config = config
+        self.config = config
         self._spool = spool
         self.look_around()
         self._streams = [known_as(_duplicate(number)) for number in (2, 1)]
@@ -93,7 +93,7 @@ class Launcher:
         closes one of the two has closed both. The environment is as it is now.
         """
         other = copy.copy(self)
-        other.__dict__.update(_config=config)
+        other.config = config
         other.look_around()
         return other
 
@@ -111,7 +111,7 @@ class Launcher:
             said = _nameless_file()
             passed = (ready_write, *self._inherited())
             told = Launch(
-                self._config, self._spool.path, self._sys_path, self._told, *passed
+                self.config, self._spool.path, self._sys_path, self._told, *passed
             )
             pid = _spawn(pickle.dumps(told), passed, said, self._environ)
         except BaseException:

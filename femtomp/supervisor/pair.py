@@ -94,6 +94,11 @@ class Pair:
             return self._supervisor.pid
         return self._spool.control()[GUARDIAN] or self._supervisor.pid
 
+    @property
+    def config(self) -> ServerConfig:
+        """What it was told."""
+        return self._launcher.config
+
     # -- started again ---------------------------------------------------------------
 
     def tend(self) -> None:

@@ -242,13 +242,20 @@ class Server:
             self._ensure()
             change = Change(self._spool, self._told, after)
             is_more = sinks is not None or config is not None or options
-            report = (
-                change.make(self._pair, timeout) if is_more else change.make_of_level()
-            )
-            if after.config.level != self._told.config.level:
+            before = self._told
+            try:
+                if is_more:
+                    report = change.make(self._pair, timeout)
+                else:
+                    report = change.make_of_level()
+                    self._told = after
+            finally:
+                # A signal handler may raise when all is done.
+                if self._pair.config is after.config:
+                    self._told = after
+            if after.config.level != before.config.level:
                 self._levels.write()
                 self._heed(self._spool.path, self._spool.descriptor)
-            self._told = after
             return report
 
     def set_level(

@@ -131,6 +131,7 @@ def test_a_path_changes_under_load(server, tmp_path):
             paths.append(tmp_path / f"{number}.jsonl")
             server.reconfigure(file(paths[-1]))
         end(workers)
+    assert server.stats().engine_starts == 1
     assert server.stop(60).drained
     records = [record for path in paths for record in lines(path)]
     assert missing_and_double(records, returned) == ([], [])
@@ -245,6 +246,27 @@ def test_what_the_last_sink_left_goes_to_its_successor(server, tmp_path, capfd):
     assert "nobody is no sink any more: 1 records" in capfd.readouterr().err
 
 
+def test_nothing_is_delivered_by_what_is_taken_back(server, tmp_path):
+    """While one sink is still being built, the others of the same change wait.
+
+    So they do where an engine has died before, and the next one knows all lanes early.
+    """
+    os.kill(server._spool.control()[2], signal.SIGKILL)
+    until(lambda: server.stats().engine_starts == 2, "another engine serves")
+    server.reconfigure(femtomp.OTLPSink("http://127.0.0.1:9", name="file"))
+    # Takes a second, and makes no handler.
+    slow = femtomp.HandlerSink("subprocess.check_output", args={"args": ["sleep", "1"]})
+    new = tmp_path / "new"
+    with Attached() as log:
+        log.info("waits")
+        with pytest.raises(femtomp.ConfigError):
+            server.reconfigure([file(new), slow])
+        assert bodies(new) == []
+        server.reconfigure(file(new))
+        assert server.flush()
+    assert bodies(new) == ["waits"]
+
+
 def test_level_format_and_options_change(server, tmp_path):
     """A sink's level and format, the workers' level and an option: from now on."""
     path = tmp_path / "app.jsonl"
@@ -332,6 +354,27 @@ def test_a_child_cannot(server):
 
     assert os.waitpid(fork(ask), 0)[1] == 0
     server.reconfigure(level="ERROR")
+
+
+def test_a_child_of_before_asks_for_the_sinks_of_now(server, tmp_path):
+    """A fork's handle waits for no sink that went, and counts those that came."""
+    server.reconfigure([file(tmp_path / "a", "a"), "otlp:http://127.0.0.1:9"])
+    go = os.pipe()
+
+    def ask():
+        os.read(go[0], 1)
+        assert server.flush(20)
+        assert set(server.stats().sinks) == {"a", "b"}
+
+    with Attached() as log:
+        log.info("for nobody")
+        asking = fork(ask)
+        server.reconfigure([file(tmp_path / n, n) for n in "ab"], timeout=0)
+        log.info("for both")
+        os.write(go[1], b"1")
+        assert os.waitpid(asking, 0)[1] == 0
+    for each in go:
+        os.close(each)
 
 
 def test_an_attached_handle_cannot(server):
