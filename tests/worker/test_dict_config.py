@@ -160,6 +160,27 @@ def test_a_second_server_and_all_that_one_may_do_again(tmp_path, once, again):
 
 
 @each
+def test_worker_init_beside_a_handler_with_a_level(tmp_path, handler):
+    """The root's own femtomp handler stays as it was configured, and alone."""
+    found, _ = run(
+        tmp_path,
+        f"""
+        first = start()
+        configure({{**{handler}, "level": "WARNING"}})
+        femtomp.worker_init()
+        logging.warning("first")
+        first.stop()
+        second = start()
+        femtomp.worker_init()
+        logging.info("filtered")
+        logging.warning("second")
+        arrived(second)
+        """,
+    )
+    assert found == [["root", "first"], ["root", "second"]]
+
+
+@each
 def test_levels_and_filters_are_the_handlers_own(tmp_path, handler):
     """Two handlers with levels and filters change neither each other nor `worker_init`'s.
 
