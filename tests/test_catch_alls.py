@@ -18,7 +18,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     # The log call: it never raises, whatever the records' own code does.
     ("femtomp.worker.handler", "WorkerHandler._fall_back"): "a formatter's own code",
     ("femtomp.worker.handler", "WorkerHandler._filtered"): "a filter's own code",
-    ("femtomp.worker.handler", "worker_init"): "a pool would start workers for ever",
+    ("femtomp.worker.init", "worker_init"): "a pool would start workers for ever",
     ("femtomp.worker.capture", "from_log_record"): "getMessage, and then with care",
     ("femtomp.worker.capture", "_with_care"): "a LogRecord of unheard-of shape",
     ("femtomp.worker.capture", "_trace_if_any"): "the application's tracer",

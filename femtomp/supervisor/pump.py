@@ -80,7 +80,12 @@ class Pump(threading.Thread):
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
+        self.may_begin = threading.Event()
+        """Set unless an engine waits for its other sinks: before all of them are built
+        none of its records may go anywhere."""
+        self.may_begin.set()
         self._finished = False
+        self._is_told = threading.Event()
         self.is_stalled = False
         """Whether the destination took nothing when it was last asked."""
         self.failure: Exception | None = None
@@ -98,6 +103,7 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         self._can_reopen = isinstance(driver, Reopens)
+        self.may_begin.wait()
         while not self._finished:
             self._reopen_if_asked(driver)
             self._say_losses(driver)
@@ -113,6 +119,7 @@ class Pump(threading.Thread):
     def finish(self) -> None:
         """End after the batch in hand."""
         self._finished = True
+        self._is_told.set()
         self.wake.set()
 
     def reopen(self) -> None:
@@ -266,7 +273,7 @@ class Pump(threading.Thread):
                     f"{self.sink} cannot take records now: {outcome.reason}; they are "
                     f"kept and tried again in {outcome.delay_s:.1f} s",
                 )
-            time.sleep(outcome.delay_s)
+            self._is_told.wait(outcome.delay_s)
 
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
         for epoch, steps in progress(batch, done, before).items():
@@ -285,7 +292,7 @@ class Pump(threading.Thread):
 def _is_untouched(cursor: Cursor) -> bool:
     """Tell whether all that was counted so far was stepped over, unseen by the sink."""
     counters = cursor.counters
-    return 0 < counters.quarantined + counters.evicted == sum(counters)
+    return counters.quarantined + counters.evicted == sum(counters)
 
 
 def _first_time(streams: list[Stream]) -> int:

@@ -150,8 +150,8 @@ MUTANTS: Final = (
             ("                and mark[0]\n", ""),
             (
                 ("            if not mark[0]:\n                catch_up()\n"
-                "            way = self._channel"),
-                "            way = self._channel",
+                "            if not self._send"),
+                "            if not self._send",
             ),
         ),
         ("worker/test_handler.py::test_raw_fork_without_hooks",),
