@@ -159,7 +159,7 @@ class Encoder:
         ):
             return self._with_care(record)
         head = (
-            f"MESSAGE={body}\nPRIORITY={_priority(number)}\nLOGGER={logger}\n"
+            f"MESSAGE={body}\nPRIORITY={priority(number)}\nLOGGER={logger}\n"
             f"EVENT_TIMESTAMP_USEC={timestamp // 1000}\nLOG_RECORD_UID={uid}\n"
         )
         lines = shape.lines
@@ -247,7 +247,7 @@ class Encoder:
 
 def _head(record: Record) -> Iterator[Field]:
     yield "MESSAGE", _plain(record.body)
-    yield "PRIORITY", _priority(record.severity_number)
+    yield "PRIORITY", priority(record.severity_number)
     yield "LOGGER", record.logger
     yield "EVENT_TIMESTAMP_USEC", str(record.timestamp // 1000)
     if record.uid:
@@ -266,21 +266,32 @@ def _head(record: Record) -> Iterator[Field]:
         yield "DROPPED_ATTRIBUTES_COUNT", str(record.dropped_attributes_count)
 
 
-def _priority(number: int) -> str:
+def priority(number: int) -> str:
+    """Return the syslog priority of any severity number.
+
+    Examples
+    --------
+    >>> [priority(number) for number in (-1, 0, 5, 9, 12, 13, 17, 21, 99)]
+    ['6', '6', '7', '6', '5', '4', '3', '2', '2']
+    """
     return _PRIORITIES[min(max(number, 0), _LAST_PRIORITY)]
 
 
 def _field(name: str, value: str | bytes) -> bytes:
-    data = value.encode("utf-8", "backslashreplace") if type(value) is str else value
+    data = value if isinstance(value, bytes) else _encoded(value)
     if b"\n" in data:
         return b"%b\n%b%b\n" % (name.encode(), len(data).to_bytes(8, "little"), data)
     return b"%b=%b\n" % (name.encode(), data)
 
 
 def _joined(key: str, value: str | bytes) -> str | bytes:
-    if type(value) is str:
-        return f"{key}={value}"
-    return b"%b=%b" % (key.encode("utf-8", "backslashreplace"), value)
+    if isinstance(value, bytes):
+        return b"%b=%b" % (_encoded(key), value)
+    return f"{key}={value}"
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _plain(value: AnyValue) -> str | bytes:

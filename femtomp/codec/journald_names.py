@@ -14,7 +14,6 @@ import re
 from typing import Final
 
 MAX_NAME_CHARS: Final = 64
-MAX_PREFIX_CHARS: Final = 32
 EXTRA: Final = "EXTRA"
 # The vocabulary of a program's keys is small; making a name takes 1.2 µs.
 _MAX_KNOWN: Final = 4096
@@ -65,18 +64,6 @@ _RESERVED: Final = frozenset(STANDARD.values()) | {
 # From root, journald and journalctl take these for another process's.
 _RESERVED_PREFIXES: Final = ("OBJECT_", "COREDUMP_")
 _UNFIT: Final = re.compile(r"[^A-Z0-9_]")
-_PREFIX: Final = re.compile(r"[A-Z][A-Z0-9_]*")
-
-
-def is_prefix(text: str) -> bool:
-    """Tell whether names may begin with a text.
-
-    Examples
-    --------
-    >>> [is_prefix(text) for text in ("SHOP_", "shop", "_X", "2X", "")]
-    [True, False, False, False, False]
-    """
-    return len(text) <= MAX_PREFIX_CHARS and _PREFIX.fullmatch(text) is not None
 
 
 class Names:

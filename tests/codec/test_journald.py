@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from femtomp.codec.journald import MAX_FIELDS, MAX_SHAPES, Encoder
-from femtomp.codec.journald_names import is_prefix
 from femtomp.record import Resource, Scope
 from tests.codec.any_record import TEXT, VALUES
 from tests.records import make
@@ -222,12 +221,6 @@ def test_a_prefix_cannot_make_a_standard_name() -> None:
     assert found["F_CODE_FILE"] == ["x"]
 
 
-@pytest.mark.parametrize("text", ["", "a", "_A", "1A", "A-", "A" * 33, "A\n", "É"])
-def test_what_is_no_prefix(text) -> None:
-    """Only what journald takes at the beginning of a name is one."""
-    assert not is_prefix(text)
-
-
 def test_nested_values_are_fields_if_wanted() -> None:
     """Members of dicts have names of their own, items of lists share theirs."""
     value = {"id": 7, "items": ["a", "b"], "empty": {}, "deep": {"er": [{"x": 1}]}}
@@ -286,7 +279,9 @@ def test_sets_of_names_do_not_pile_up() -> None:
 
 def test_too_many_fields_are_counted() -> None:
     """No entry has more fields than journald takes; what is over is counted."""
-    entry = decode(Encoder().datagram(make(attributes={f"k{n}": n for n in range(1500)})))
+    entry = decode(
+        Encoder().datagram(make(attributes={f"k{n}": n for n in range(1500)}))
+    )
     kept = [name for name, _ in entry if name.startswith("K")]
     assert MAX_FIELDS - 20 < len(entry) <= MAX_FIELDS
     assert entry[-1] == ("DROPPED_FIELDS", b"%d" % (1500 - len(kept)))
