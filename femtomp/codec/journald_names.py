@@ -101,7 +101,9 @@ class Names:
         name = _UNFIT.sub("_", key.upper()).lstrip("_")
         if not name:
             return ""
-        name = f"{self._prefix}{name}"[:MAX_NAME_CHARS]
+        if not key.startswith("femtomp."):  # these have a prefix of their own
+            name = f"{self._prefix}{name}"
+        name = name[:MAX_NAME_CHARS]
         if (
             name[0].isdigit()
             or name in _RESERVED

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 Ancillary: TypeAlias = tuple[int, int, bytes]
 
-# A descriptor each; workers beyond are not named.
-MAX_SENDERS: Final = 512
+# A descriptor each; workers beyond are not named. Those that have ended are known, too.
+MAX_SENDERS: Final = 256
+MAX_KNOWN: Final = 1024
 _CREDENTIALS: Final = struct.Struct("iII")
 # A process's start time is known to a tick of 10 ms, the boot's to a second.
 _SLACK_S: Final = 1.5
@@ -41,6 +42,7 @@ class Senders:
     def __init__(self) -> None:
         self._may_name = os.geteuid() == 0
         self._known: dict[int, tuple[Resource, _Sender | None]] = {}
+        self._open = 0
         self._batch = 0
 
     def begin_batch(self) -> None:
@@ -84,14 +86,19 @@ class Senders:
     def _look(
         self, resource: Resource, timestamp_ns: int
     ) -> tuple[Resource, _Sender | None]:
-        if len(self._known) >= MAX_SENDERS:
+        if len(self._known) >= MAX_KNOWN:
             self.close()
-        found = resource, _find(resource, timestamp_ns / 1e9)
+        sender = None
+        if self._open < MAX_SENDERS:
+            sender = _find(resource, timestamp_ns / 1e9)
+            self._open += sender is not None
+        found = resource, sender
         self._known[id(resource)] = found
         return found
 
     def _forget(self, sender: _Sender) -> None:
         sender.close()
+        self._open -= 1
         for key, (resource, known) in list(self._known.items()):
             if known is sender:
                 self._known[key] = resource, None
@@ -102,6 +109,7 @@ class Senders:
             if sender is not None:
                 sender.close()
         self._known.clear()
+        self._open = 0
 
 
 class _Sender:
