@@ -6,7 +6,7 @@ short (11 datagrams where net.unix.max_dgram_qlen is 10), so the driver polls fo
 before it reports that journald is slow. What is too large for a datagram travels as a
 sealed memfd, whose descriptor is passed in an empty one.
 
-Records go one by one, not by `sendmmsg`: docs/adr/0013-journald-socket.md.
+Why not by `sendmmsg`, nor by libsystemd: docs/adr/0013-journald-socket.md.
 
 https://systemd.io/JOURNAL_NATIVE_PROTOCOL/ and unix(7)
 """
@@ -30,18 +30,23 @@ from femtomp.sinks.journald_rate import PACE_DELAY_S, budget_of_unit
 from femtomp.sinks.journald_senders import Senders
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from femtomp.config import JournaldSink
-    from femtomp.record import Record
+    from femtomp.record import Record, Resource
     from femtomp.sinks import Driver, Outcome
     from femtomp.sinks.journald_rate import Budget
-    from femtomp.sinks.journald_senders import Ancillary
+    from femtomp.sinks.journald_senders import Sender
 
 # Asked for; the kernel grants net.core.wmem_max. With it a 1 MB record needs no memfd.
 SEND_BUFFER_BYTES: Final = 8 * 1024 * 1024
 # How long a full queue may hold the sink's thread; journald empties it in under a ms.
 POLL_TIMEOUT_S: Final = 0.1
+# Where the queue is long (systemd sets 512), a sender that waits for the next place is
+# woken for every entry. So long it lets journald take many at once instead: a queue
+# that took so many since it was full last.
+REST_S: Final = 0.003
+LONG_QUEUE: Final = 100
 SLOW_DELAY_S: Final = 0.02
 # A queue that stays full so long is no slow journald: it is stopped, or stuck.
 STUCK_S: Final = 5.0
@@ -127,10 +132,14 @@ class _Journald:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLOUT)
         self._senders = Senders() if options.sender == "worker" else None
+        self._of_sender: Callable[[Resource, int], Sender | None] | None = None
+        if self._senders is not None and self._senders.may_name:
+            self._of_sender = self._senders.of
         self._budget: Budget | None = budget_of_unit(options.namespace)
         self._may_pace = options.rate_limit == "pace"
         self._failures = 0
         self._full_since: float | None = None
+        self._since_full = 0
 
     def connect(self) -> None:
         self._socket.connect(self._path)
@@ -139,17 +148,18 @@ class _Journald:
         if self._senders is not None:
             self._senders.begin_batch()
         for accepted, record in enumerate(batch):
-            if self._must_wait(record):
+            if self._budget is not None and self._must_wait(record):
                 return RetryAfter(PACE_DELAY_S, "", accepted)
             try:
-                self._deliver(self._encode(record), self._of_sender(record))
+                self._deliver(record)
             except BlockingIOError:
                 return self._slow(accepted)
             except _NoMemfdError as exc:
                 return RetryAfter(0.0, "", accepted + 1, {str(exc): 1})
             except OSError as exc:
                 return self._gone(exc, accepted)
-            if self._budget:
+            self._since_full += 1
+            if self._budget is not None:
                 self._budget.spend(record.severity_number)
         self._failures = 0
         self._full_since = None
@@ -162,11 +172,6 @@ class _Journald:
             and self._may_pace
             and budget.is_spent(record.severity_number)
         )
-
-    def _of_sender(self, record: Record) -> Ancillary | None:
-        if self._senders is None:
-            return None
-        return self._senders.of(record.resource, record.timestamp)
 
     def _slow(self, accepted: int) -> RetryAfter:
         now = time.monotonic()
@@ -187,46 +192,65 @@ class _Journald:
         self._failures += 1
         return RetryAfter(delay_s, f"{self._path}: {exc.strerror or exc}", accepted)
 
-    def _deliver(self, data: bytes, ancillary: Ancillary | None) -> None:
+    def _deliver(self, record: Record) -> None:
+        data = self._encode(record)
+        sender = None
+        if self._of_sender is not None:
+            sender = self._of_sender(record.resource, record.timestamp)
         try:
-            self._send(data, ancillary)
+            if sender is None:
+                self._socket.send(data)
+            else:
+                self._socket.sendmsg((data,), sender.ancillary)
         except BlockingIOError:
-            # A connected socket polls writable when the receiver's queue has room.
-            if not self._poll.poll(POLL_TIMEOUT_S * 1000):
-                raise
-            self._send(data, ancillary)
+            self._make_room()
+            self._deliver_with_care(data, sender)
+        except OSError:
+            self._deliver_with_care(data, sender)
+
+    def _deliver_with_care(self, data: bytes, sender: Sender | None) -> None:
+        try:
+            self._send(data, sender)
         except OSError as exc:
-            if ancillary is not None and exc.errno in _NOT_THE_SENDER:
+            if sender is not None and exc.errno in _NOT_THE_SENDER:
                 if self._senders is not None:
-                    self._senders.refused(ancillary, exc)
-                self._deliver(data, None)
+                    self._senders.refused(sender, exc)
+                self._deliver_with_care(data, None)
             elif exc.errno in _GONE:
                 self.connect()
-                self._send(data, ancillary)
+                self._send(data, sender)
             else:
                 raise
 
-    def _send(self, data: bytes, ancillary: Ancillary | None) -> None:
+    def _make_room(self) -> None:
+        """Wait until the queue has room again, as long as that may take."""
+        if self._since_full >= LONG_QUEUE:
+            time.sleep(REST_S)
+        self._since_full = 0
+        # A connected socket polls writable when the receiver's queue has room.
+        if not self._poll.poll(POLL_TIMEOUT_S * 1000):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def _send(self, data: bytes, sender: Sender | None) -> None:
         try:
-            if ancillary is None:
+            if sender is None:
                 self._socket.send(data)
             else:
-                self._socket.sendmsg((data,), (ancillary,))
+                self._socket.sendmsg((data,), sender.ancillary)
         except OSError as exc:
             if exc.errno not in _TOO_LARGE:
                 raise
-            self._send_memfd(data, ancillary)
+            self._send_memfd(data, sender)
 
-    def _send_memfd(self, data: bytes, ancillary: Ancillary | None) -> None:
+    def _send_memfd(self, data: bytes, sender: Sender | None) -> None:
         fd = _sealed(data)
         try:
-            rights = (
-                socket.SOL_SOCKET,
-                socket.SCM_RIGHTS,
-                fd.to_bytes(4, sys.byteorder),
-            )
+            rights = fd.to_bytes(4, sys.byteorder)
+            beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+            if sender is not None:
+                beside += sender.ancillary
             # journald wants an empty datagram beside the descriptor.
-            self._socket.sendmsg((), (rights, *([ancillary] if ancillary else ())))
+            self._socket.sendmsg((), beside)
         finally:
             os.close(fd)
 

@@ -41,7 +41,7 @@ class Senders:
 
     def __init__(self) -> None:
         self._may_name = os.geteuid() == 0
-        self._known: dict[int, tuple[Resource, _Sender | None]] = {}
+        self._known: dict[int, tuple[Resource, Sender | None]] = {}
         self._open = 0
         self._batch = 0
 
@@ -49,7 +49,12 @@ class Senders:
         """Look again, from now on, whether each worker lives."""
         self._batch += 1
 
-    def of(self, resource: Resource, timestamp_ns: int) -> Ancillary | None:
+    @property
+    def may_name(self) -> bool:
+        """Whether any worker can be named here."""
+        return self._may_name
+
+    def of(self, resource: Resource, timestamp_ns: int) -> Sender | None:
         """Return what names a record's worker as the sender.
 
         Parameters
@@ -71,21 +76,19 @@ class Senders:
             if not sender.lives():
                 self._forget(sender)
                 return None
-        return sender.ancillary
+        return sender
 
-    def refused(self, ancillary: Ancillary, exc: OSError) -> None:
+    def refused(self, sender: Sender, exc: OSError) -> None:
         """Note that the kernel did not let one name this worker, or any."""
         if exc.errno == errno.EPERM:
             self.close()
             self._may_name = False
             return
-        for _, sender in list(self._known.values()):
-            if sender is not None and sender.ancillary is ancillary:
-                self._forget(sender)
+        self._forget(sender)
 
     def _look(
         self, resource: Resource, timestamp_ns: int
-    ) -> tuple[Resource, _Sender | None]:
+    ) -> tuple[Resource, Sender | None]:
         if len(self._known) >= MAX_KNOWN:
             self.close()
         sender = None
@@ -96,7 +99,7 @@ class Senders:
         self._known[id(resource)] = found
         return found
 
-    def _forget(self, sender: _Sender) -> None:
+    def _forget(self, sender: Sender) -> None:
         sender.close()
         self._open -= 1
         for key, (resource, known) in list(self._known.items()):
@@ -112,15 +115,21 @@ class Senders:
         self._open = 0
 
 
-class _Sender:
+class Sender:
+    """One worker that can be named.
+
+    Attributes
+    ----------
+    ancillary : tuple
+        For `socket.sendmsg`.
+    """
+
     __slots__ = ("_pidfd", "ancillary", "batch")
 
     def __init__(self, pidfd: int, credentials: bytes) -> None:
         self._pidfd = pidfd
-        self.ancillary: Ancillary = (
-            socket.SOL_SOCKET,
-            socket.SCM_CREDENTIALS,
-            credentials,
+        self.ancillary: tuple[Ancillary] = (
+            (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
         )
         self.batch = 0
 
@@ -133,10 +142,11 @@ class _Sender:
         return True
 
     def close(self) -> None:
+        """Close the descriptor."""
         os.close(self._pidfd)
 
 
-def _find(resource: Resource, logged_at: float) -> _Sender | None:
+def _find(resource: Resource, logged_at: float) -> Sender | None:
     pid = resource.get("process.pid")
     # The engine has seen the worker itself alive, in its own pid namespace.
     if type(pid) is not int or "process.executable.path" not in resource:
@@ -149,7 +159,7 @@ def _find(resource: Resource, logged_at: float) -> _Sender | None:
         process = psutil.Process(pid)
         if process.create_time() <= logged_at + _SLACK_S:
             user, group = process.uids().effective, process.gids().effective
-            return _Sender(pidfd, _CREDENTIALS.pack(pid, user, group))
+            return Sender(pidfd, _CREDENTIALS.pack(pid, user, group))
     except (psutil.Error, OSError):
         pass  # it has ended by now
     os.close(pidfd)

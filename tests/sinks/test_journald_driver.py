@@ -166,10 +166,11 @@ def test_descriptors_do_not_pile_up(listener, driver) -> None:
 def test_other_errors_are_retried(listener, driver, monkeypatch) -> None:
     """An error that nobody foresaw is an outcome too, with its text."""
 
-    def fail(data, ancillary):
+    def fail(data, sender):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(driver, "_send", fail)
+    monkeypatch.setattr(driver, "_deliver_with_care", fail)
+    listener.socket.close()
     outcome = driver.write(batch(1))
     assert isinstance(outcome, RetryAfter)
     assert outcome.reason.endswith("Cannot allocate memory")
