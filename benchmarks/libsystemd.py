@@ -86,7 +86,7 @@ def batch(size: int, name: str) -> list[Record]:
             attributes,
             RESOURCE,
             f"{name}-{n}",
-        )  # fmt: skip
+        )
         for n in range(size)
     ]
 
@@ -121,7 +121,7 @@ def behaviour(name: str) -> str:
         for record in batch(600, "x"):
             outcome = driver.write([record])
             text = outcome if name == "femtomp" else driver.results
-            if "Retry" in str(text) or name == "libsystemd" and text - {0}:
+            if "Retry" in str(text) or (name == "libsystemd" and text - {0}):
                 break
         os.write(write, str(text).encode())
         os._exit(0)

@@ -28,6 +28,7 @@ from femtomp.errors import ConfigError
 from femtomp.sinks import Delivered, RetryAfter
 from femtomp.sinks.journald_rate import PACE_DELAY_S, budget_of_unit
 from femtomp.sinks.journald_senders import Senders
+from femtomp.sinks.journald_suppressed import Suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +138,9 @@ class _Journald:
             self._of_sender = self._senders.of
         self._budget: Budget | None = budget_of_unit(options.namespace)
         self._may_pace = options.rate_limit == "pace"
+        self._suppressed: Suppressed | None = None
+        if self._budget is not None:
+            self._suppressed = Suppressed(self._budget.unit, options.namespace)
         self._failures = 0
         self._full_since: float | None = None
         self._since_full = 0
@@ -147,6 +151,8 @@ class _Journald:
     def write(self, batch: Sequence[Record]) -> Outcome:
         if self._senders is not None:
             self._senders.begin_batch()
+        if self._suppressed and self._budget and self._budget.was_exceeded:
+            self._suppressed.look()
         for accepted, record in enumerate(batch):
             if self._budget is not None and self._must_wait(record):
                 return RetryAfter(PACE_DELAY_S, "", accepted)
@@ -258,6 +264,8 @@ class _Journald:
         """Close the socket; what the kernel has queued is journald's."""
         if self._senders is not None:
             self._senders.close()
+        if self._suppressed is not None:
+            self._suppressed.close()
         self._socket.close()
 
 

@@ -67,7 +67,8 @@ class Budget:
         groups = max(_GROUPS) + 1
         self._began = [-interval_s] * groups
         self._spent = [0] * groups
-        self._is_said = False
+        self.was_exceeded = False
+        """Whether more was ever sent than the limit allows."""
 
     def is_spent(self, severity_number: int) -> bool:
         """Tell whether one more of this severity may be dropped now."""
@@ -83,12 +84,12 @@ class Budget:
         if now - self._began[group] >= self.interval_s:
             self._began[group] = now
             self._spent[group] = 0
-        elif self._spent[group] >= self.burst and not self._is_said:
+        elif self._spent[group] >= self.burst and not self.was_exceeded:
             self._warn()
         self._spent[group] += 1
 
     def _warn(self) -> None:
-        self._is_said = True
+        self.was_exceeded = True
         _log.warning(
             "journald may drop records: %s has logged more than %d messages in %g s, "
             "its LogRateLimitBurst. In the unit's [Service] section: "
