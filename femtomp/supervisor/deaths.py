@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.liveness import is_alive
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # A descriptor each: more workers than that are not watched.
 MAX_WATCHED: Final = 256
+# The engine comes by every 2 ms where it is busy.
+INTERVAL_S: Final = 0.05
 _ORDINARY: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 # struct pidfd_info, first version: mask, cgroupid, eleven ids, exit_code.
 _INFO: Final = struct.Struct("=QQ11Ii")
@@ -48,9 +51,14 @@ class Deaths:
         self._watched: dict[int, tuple[str, Identity]] = {}
         self._known: set[str] = set()
         self._poll = select.poll()
+        self._look_at = 0.0
 
     def look(self, members: Mapping[str, Member]) -> None:
         """Watch who is new, tell of who was killed since the last look."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + INTERVAL_S
         for epoch in members.keys() - self._known:
             self._known.add(epoch)
             self._watch(epoch, members[epoch].identity)

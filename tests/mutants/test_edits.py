@@ -14,7 +14,7 @@ from tests.torture.faults import FAULTS
 
 
 @pytest.mark.parametrize(
-    "mutant", (*MUTANTS, *JOURNALD), ids=lambda mutant: mutant.name
+    "mutant", [*MUTANTS, *JOURNALD], ids=lambda mutant: mutant.name
 )
 def test_mutant_applies(mutant: Mutant) -> None:
     """A mutant is a change of the code that is there, and still a program."""
@@ -24,7 +24,7 @@ def test_mutant_applies(mutant: Mutant) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutant", (*MUTANTS, *JOURNALD), ids=lambda mutant: mutant.name
+    "mutant", [*MUTANTS, *JOURNALD], ids=lambda mutant: mutant.name
 )
 def test_tests_of_a_mutant_exist(mutant: Mutant) -> None:
     """Each mutant names tests that are there."""
