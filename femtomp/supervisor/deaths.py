@@ -3,7 +3,8 @@
 In: the engine's members. Out: `worker_died` for each whose process was killed. Owner of
 a pidfd for each living worker. How a process ended is read from its zombie, else from
 the pidfd (Linux 6.15 and later); where neither says it, nothing is told. SIGTERM,
-SIGINT and SIGHUP are how pools end their workers, and no news.
+SIGINT and SIGHUP are how pools end their workers, and no news. A worker that is killed
+before the engine has found its lane, some milliseconds, is not known of.
 
 https://www.man7.org/linux/man-pages/man2/pidfd_open.2.html, include/uapi/linux/pidfd.h
 """
@@ -51,14 +52,14 @@ class Deaths:
         self._watched: dict[int, tuple[str, Identity]] = {}
         self._known: set[str] = set()
         self._poll = select.poll()
-        self._look_at = 0.0
+        self._look_at, self._count = 0.0, 0
 
     def look(self, members: Mapping[str, Member]) -> None:
         """Watch who is new, tell of who was killed since the last look."""
         now = time.monotonic()
-        if now < self._look_at:
+        if now < self._look_at and len(members) == self._count:
             return
-        self._look_at = now + INTERVAL_S
+        self._look_at, self._count = now + INTERVAL_S, len(members)
         for epoch in members.keys() - self._known:
             self._known.add(epoch)
             self._watch(epoch, members[epoch].identity)
