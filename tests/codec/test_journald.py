@@ -328,10 +328,20 @@ def test_no_value_can_forge_a_field(
         assert dict(entry)["MESSAGE"] == body
 
 
-@given(attributes=st.dictionaries(TEXT, st.text() | st.integers(), max_size=6))
-def test_the_fast_way_writes_what_the_careful_one_does(attributes) -> None:
+HOSTILE_TEXT = st.text(alphabet="a=.#%\n\r\0é\ud800", max_size=8)
+
+
+@given(
+    body=HOSTILE_TEXT,
+    logger=HOSTILE_TEXT,
+    trace_id=st.none() | HOSTILE_TEXT,
+    attributes=st.dictionaries(TEXT, HOSTILE_TEXT | st.integers(), max_size=3),
+)
+def test_the_fast_way_writes_what_the_careful_one_does(
+    body, logger, trace_id, attributes
+) -> None:
     """Both ways of encoding give the same fields, whichever a record takes."""
     encoder = Encoder()
-    record = make(attributes=attributes)
+    record = make(body=body, logger=logger, trace_id=trace_id, attributes=attributes)
     fast, careful = encoder.datagram(record), encoder._with_care(record)
     assert sorted(decode(fast)) == sorted(decode(careful))

@@ -22,7 +22,7 @@ JOURNALD: Final = (
     _one(
         "newlines are not looked for", CODEC,
         'if text.count("\\n") == lines:', "if True:",
-        "codec/test_journald.py::test_no_value_can_forge_a_field",
+        "codec/test_journald.py::test_the_fast_way_writes_what_the_careful_one_does",
         f"{BYTES}test_hostile_record_is_one_exact_entry",
     ),
     _one(
