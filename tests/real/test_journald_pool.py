@@ -194,3 +194,28 @@ def test_supervisor_is_the_sender_if_wanted() -> None:
         journald.sync()
         (entry,) = journald.entries(f"LOG_RECORD_UID={record.uid}")
     assert entry["_PID"] == str(os.getpid())
+
+
+@as_root
+def test_without_the_capability_the_supervisor_is_the_sender() -> None:
+    """In a container whose root may name nobody every record arrives all the same."""
+    require("journald")
+    resource = Resource({"process.pid": os.getpid(), "process.executable.path": "/x"})
+    records = [
+        make(resource=resource, timestamp=time.time_ns(), uid=f"eperm-{n}")
+        for n in range(3)
+    ]
+    with Journald() as journald:
+        journald.base.chmod(0o755)
+
+        def send():
+            sink = JournaldSink(journald.socket)
+            driver = open_driver(sink, stderr_fd=2, environ={})
+            os.setresuid(65534, 65534, 65534)
+            assert driver.write(records) == Delivered()
+
+        pid = fork(send)
+        wait_for(pid)
+        journald.sync()
+        entries = journald.entries("LOGGER=shop.cart")
+    assert [entry["_PID"] for entry in entries] == [str(pid)] * 3
