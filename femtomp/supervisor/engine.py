@@ -38,6 +38,7 @@ from femtomp.record import severity_number
 from femtomp.sinks.build import build
 from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
+from femtomp.supervisor.deaths import Deaths
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
     EXIT_DRAINED,
@@ -51,6 +52,7 @@ from femtomp.supervisor.guardian import (
 )
 from femtomp.supervisor.late import build_late
 from femtomp.supervisor.losses import Losses
+from femtomp.supervisor.news import News
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
@@ -114,6 +116,9 @@ class Engine:
         )
         self._pumps: list[Pump] = []
         self._losses: Losses | None = None
+        names = [str(sink.name) for sink in self._config.sinks]
+        self._news = News(names, base)
+        self._deaths = Deaths(self._news)
         # What was asked for when the sinks were told to open their files anew.
         self._reopening: int | None = None
 
@@ -130,6 +135,7 @@ class Engine:
                 self._losses,
                 admissions[str(sink.name)],
                 redact_by(self._config.redaction),
+                self._news,
             )
             for sink in self._config.sinks
         ]
@@ -226,6 +232,7 @@ class Engine:
             if not self._poll():
                 return EXIT_LEFT
             self._look_for_losses()
+            self._deaths.look(self._poller.members)
             self._finish_reopening()
             came = waited_for((*STOP_SIGNALS, *REOPEN_SIGNALS), self._poller.interval_s)
             if came in REOPEN_SIGNALS:

@@ -116,7 +116,8 @@ def test_twenty_changes_under_load(server, tmp_path):
     assert in_order(lines(kept))
     assert missing_and_double(lines(other), returned)[1] == []
     assert in_order(lines(other))
-    assert set(events(kept)) == {"femtomp.worker.started"}
+    # The workers were killed at the end, and that may have been seen.
+    assert set(events(kept)) - {"femtomp.worker.died"} == {"femtomp.worker.started"}
 
 
 def test_a_path_changes_under_load(server, tmp_path):
