@@ -326,6 +326,7 @@ class Engine:
     def _make_way(self) -> int:
         """End behind the batches in hand: another engine goes on at the cursors."""
         deadline = time.monotonic() + _LEAVE_S
+        self._deaths.look(self._poller.members, at_last=True)
         for pump in self._pumps:
             pump.finish()
         for pump in self._pumps:
@@ -360,6 +361,9 @@ class Engine:
 
     def _drain(self, deadline: float | None) -> bool:
         """Deliver all there is; writers are told first that nobody will read on."""
+        # A program whose worker was killed often ends by that, and at once. Before the
+        # lanes of the dead are reaped, and while the sinks can still be told.
+        self._deaths.look(self._poller.members, at_last=True)
         self._poller.retire()
         drained = False
         while not drained and (deadline is None or time.monotonic() < deadline):

@@ -148,3 +148,18 @@ def test_ordinary_ends_are_no_deaths(tmp_path) -> None:
             os.waitpid(pid, 0)
         until(lambda: b"killed by SIGKILL" in path.read_bytes(), "the crash is told")
     assert path.read_bytes().count(b'"femtomp.worker.died"') == 1
+
+
+def test_death_that_ends_the_program_is_told(tmp_path) -> None:
+    """A server that stops right after a worker was killed says so all the same."""
+    path = tmp_path / "app.jsonl"
+    with femtomp.start_server(femtomp.FileSink(path)) as server, Attached():
+        read, write = os.pipe()
+        pid = fork(log_and_wait, write)
+        os.read(read, 1)
+        assert server.flush(20)
+        logging.getLogger("shop").info("the engine has been there")
+        assert server.flush(20)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert path.read_bytes().count(b'"femtomp.worker.died"') == 1
