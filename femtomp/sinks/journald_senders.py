@@ -92,6 +92,8 @@ class Senders:
         if len(self._known) >= MAX_KNOWN:
             self.close()
         sender = None
+        if self._open >= MAX_SENDERS:
+            self._forget_the_dead()
         if self._open < MAX_SENDERS:
             sender = _find(resource, timestamp_ns / 1e9)
             self._open += sender is not None
@@ -105,6 +107,13 @@ class Senders:
         for key, (resource, known) in list(self._known.items()):
             if known is sender:
                 self._known[key] = resource, None
+
+    def _forget_the_dead(self) -> None:
+        # One that logs no more is met in no batch: a pool that recycles its workers
+        # would soon have no place for new ones.
+        for _, sender in list(self._known.values()):
+            if sender is not None and not sender.lives():
+                self._forget(sender)
 
     def close(self) -> None:
         """Close every descriptor."""
