@@ -133,18 +133,26 @@ class Sender:
         For `socket.sendmsg`.
     """
 
-    __slots__ = ("_pidfd", "ancillary", "batch")
+    __slots__ = ("_pid", "_pidfd", "_user", "ancillary", "batch")
 
-    def __init__(self, pidfd: int, credentials: bytes) -> None:
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self._pid = pid
         self._pidfd = pidfd
-        self.ancillary: tuple[Ancillary] = (
-            (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
-        )
+        self.ancillary: tuple[Ancillary]
         self.batch = 0
+        self._name()
+
+    def _name(self) -> None:
+        self._user, group = _ids(self._pid)
+        credentials = _CREDENTIALS.pack(self._pid, self._user, group)
+        self.ancillary = ((socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),)
 
     def lives(self) -> bool:
         """Tell whether the process is there, be it as a zombie."""
         try:
+            if self._user == 0:  # it may have become another user since
+                self._name()
+            # Asked last: what was read is of that very process.
             signal.pidfd_send_signal(self._pidfd, 0)
         except OSError:
             return False
@@ -167,9 +175,19 @@ def _find(resource: Resource, logged_at: float) -> Sender | None:
     try:
         process = psutil.Process(pid)
         if process.create_time() <= logged_at + _SLACK_S:
-            user, group = process.uids().effective, process.gids().effective
-            return Sender(pidfd, _CREDENTIALS.pack(pid, user, group))
+            return Sender(pid, pidfd)
     except (psutil.Error, OSError):
         pass  # it has ended by now
     os.close(pidfd)
     return None
+
+
+def _ids(pid: int) -> tuple[int, int]:
+    """Return the effective user and group of a process."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        lines = file.read().splitlines()
+    user, group = (
+        next(int(line.split()[2]) for line in lines if line.startswith(key))
+        for key in (b"Uid:", b"Gid:")
+    )
+    return user, group

@@ -62,3 +62,23 @@ def test_recycled_workers_leave_their_place_to_the_next(senders, monkeypatch) ->
         worker = Worker()
         assert named(senders, worker) == (worker.pid, 0, 0)
         worker.end()
+
+
+def test_worker_that_gave_up_root_is_named_with_its_new_user(senders) -> None:
+    """A server's worker logs as root, becomes another user, and logs again."""
+    read, write = os.pipe()
+
+    def become_another(told):
+        os.read(told, 1)
+        os.setresgid(1001, 1001, 1001)
+        os.setresuid(1000, 1000, 1000)
+        os.write(write, b".")
+
+    worker = Worker(become_another)
+    assert named(senders, worker) == (worker.pid, 0, 0)
+    worker.go_on()
+    os.read(read, 1)
+    assert named(senders, worker) == (worker.pid, 1000, 1001)
+    worker.end()
+    os.close(read)
+    os.close(write)
