@@ -31,6 +31,7 @@ Ancillary: TypeAlias = tuple[int, int, bytes]
 # A descriptor each; workers beyond are not named. Those that have ended are known, too.
 MAX_SENDERS: Final = 256
 MAX_KNOWN: Final = 1024
+_SEEN: Final = "process.executable.path"
 _CREDENTIALS: Final = struct.Struct("iII")
 # A process's start time is known to a tick of 10 ms, the boot's to a second.
 _SLACK_S: Final = 1.5
@@ -165,8 +166,9 @@ class Sender:
 
 def _find(resource: Resource, logged_at: float) -> Sender | None:
     pid = resource.get("process.pid")
-    # The engine has seen the worker itself alive, in its own pid namespace.
-    if type(pid) is not int or "process.executable.path" not in resource:
+    # The engine has seen the worker itself alive, in its own pid namespace: then this
+    # is in the resource, and not because the user's own attributes say it of all.
+    if type(pid) is not int or _SEEN not in resource or _SEEN in resource.brief:
         return None
     try:
         pidfd = os.pidfd_open(pid)

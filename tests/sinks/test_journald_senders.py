@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from femtomp.record import Resource
+from femtomp.lanes.resource import worker_resource
+from femtomp.record import Identity, Resource
 from femtomp.sinks import journald_senders
 from femtomp.sinks.journald_senders import Senders
 from tests.processes.harness import fork
@@ -82,3 +83,15 @@ def test_worker_that_gave_up_root_is_named_with_its_new_user(senders) -> None:
     worker.end()
     os.close(read)
     os.close(write)
+
+
+def test_worker_of_another_namespace_is_not_named_by_what_the_user_says(
+    senders,
+) -> None:
+    """Its pid is another process here, be an executable among the user's attributes."""
+    worker = Worker()
+    elsewhere = Identity(worker.pid, 0, 0, 0, "", "w-1", "worker", "host", "")
+    base = {"process.executable.path": "/srv/shop"}
+    resource = worker_resource(elsewhere, base, "seed")
+    assert senders.of(resource, time.time_ns()) is None
+    worker.end()
