@@ -21,6 +21,7 @@ import select
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec.journald import Encoder
@@ -101,10 +102,13 @@ def open_driver(
     try:
         driver.connect()
     except OSError as exc:
-        if exc.errno in {errno.ECONNREFUSED, errno.EAGAIN}:
-            return driver
         name = errno.errorcode.get(exc.errno or 0, "?")
         problem = f"cannot reach {options.path}: {name} ({exc.strerror or exc})"
+        if exc.errno in {errno.ECONNREFUSED, errno.EAGAIN}:
+            # The kernel says the same of what no socket is and never will be.
+            if Path(options.path).is_socket():
+                return driver
+            problem = f"{problem}, it is no socket"
         if options.missing == "wait":
             _log.warning("JournaldSink: %s; records wait for it", problem)
             return driver

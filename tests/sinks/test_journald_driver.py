@@ -293,3 +293,12 @@ def test_options_that_are_pickled_stay_the_same() -> None:
     """A sink travels to the supervisor, and gets its name by `replace`."""
     sink = JournaldSink(namespace="a", prefix="SHOP_")
     assert replace(pickle.loads(pickle.dumps(sink)), name="j").path == sink.path
+
+
+def test_what_is_no_socket_is_refused(tmp_path) -> None:
+    """A directory or a file answers like a socket without journald, and is none."""
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (tmp_path, file):
+        with pytest.raises(ConfigError, match="it is no socket"):
+            open_driver(JournaldSink(str(path)), stderr_fd=2, environ={})
