@@ -21,6 +21,7 @@ import select
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -192,6 +193,9 @@ class _Journald:
             return RetryAfter(
                 SLOW_DELAY_S, "journald is slow: its queue is full", accepted
             )
+        # Perhaps another has the path by now, and who had it will never read again.
+        with suppress(OSError):
+            self.connect()
         reason = f"journald has taken nothing for {waited:.0f} s: is it stopped?"
         return RetryAfter(STUCK_DELAY_S, reason, accepted)
 

@@ -302,3 +302,17 @@ def test_what_is_no_socket_is_refused(tmp_path) -> None:
     for path in (tmp_path, file):
         with pytest.raises(ConfigError, match="it is no socket"):
             open_driver(JournaldSink(str(path)), stderr_fd=2, environ={})
+
+
+def test_socket_that_replaced_a_stuck_one_is_found(
+    listener, driver, monkeypatch
+) -> None:
+    """Who holds the old one and does not read keeps nothing from the new one."""
+    monkeypatch.setattr(journald, "STUCK_S", 0.0)
+    stuck = listener.socket
+    assert driver.write(batch(1000)).accepted
+    listener.bind()
+    assert driver.write(batch(1)).accepted == 0
+    assert driver.write(batch(1)) == Delivered()
+    assert len(listener.receive()) == 1
+    stuck.close()
