@@ -170,10 +170,10 @@ class _Journald:
             except OSError as exc:
                 return self._gone(exc, accepted)
             self._since_full += 1
+            self._full_since = None
             if self._budget is not None:
                 self._budget.spend(record.severity_number)
         self._failures = 0
-        self._full_since = None
         return Delivered()
 
     def _must_wait(self, record: Record) -> bool:
@@ -186,7 +186,7 @@ class _Journald:
 
     def _slow(self, accepted: int) -> RetryAfter:
         now = time.monotonic()
-        if accepted or self._full_since is None:
+        if self._full_since is None:
             self._full_since = now
         waited = now - self._full_since
         if waited < STUCK_S:

@@ -17,6 +17,7 @@ from femtomp.config import JournaldSink
 from femtomp.errors import ConfigError
 from femtomp.sinks import Delivered, RetryAfter, journald
 from femtomp.sinks.journald import open_driver
+from femtomp.sinks.journald_rate import Budget
 from tests.records import batch, make
 
 datagram = Encoder().datagram
@@ -316,3 +317,22 @@ def test_socket_that_replaced_a_stuck_one_is_found(
     assert driver.write(batch(1)) == Delivered()
     assert len(listener.receive()) == 1
     stuck.close()
+
+
+def test_queue_that_was_full_long_ago_is_not_stuck(
+    listener, driver, monkeypatch
+) -> None:
+    """What was taken in between counts, though no batch ended with it."""
+    now = [0.0]
+    monkeypatch.setattr(journald.time, "monotonic", lambda: now[0])
+    driver._budget = Budget("shop.service", 30.0, 20, clock=lambda: now[0])
+    driver._may_pace = True
+    driver.write(batch(12))
+    assert driver.write(batch(1)).reason.endswith("queue is full")
+    listener.receive()
+    paced = driver.write(batch(1000))
+    assert (paced.reason, paced.accepted) == ("", 9)
+    while driver._poll.poll(0):
+        driver._socket.send(b"another's")
+    now[0] = 3600.0
+    assert driver.write(batch(1)).reason == "journald is slow: its queue is full"
