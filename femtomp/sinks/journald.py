@@ -296,7 +296,10 @@ def _sealed(data: bytes) -> int:
             rest = rest[os.write(fd, rest) :]
         # journald maps the file: from others than root it takes sealed ones only.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _ALL_SEALS)
-    except OSError:
+    except OSError as exc:
         os.close(fd)
-        raise
+        if exc.errno != errno.EFBIG:
+            raise
+        msg = "larger than a file may be here (LimitFSIZE=, ulimit -f)"
+        raise _NoMemfdError(msg) from exc
     return fd

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import pickle
+import resource
 import socket
 from dataclasses import replace
 
@@ -336,3 +337,19 @@ def test_queue_that_was_full_long_ago_is_not_stuck(
         driver._socket.send(b"another's")
     now[0] = 3600.0
     assert driver.write(batch(1)).reason == "journald is slow: its queue is full"
+
+
+def test_entry_above_the_limit_of_files_is_refused_and_others_pass(
+    listener, driver
+) -> None:
+    """What no memfd may ever hold does not hold up what is behind it."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    driver._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limit[1]))
+    try:
+        outcome = driver.write([make(body="x" * 100_000), make()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert outcome.accepted == 1
+    assert list(outcome.refused.values()) == [1]
+    assert "ulimit -f" in next(iter(outcome.refused))
