@@ -241,6 +241,9 @@ class _Journald:
         if self._since_full >= LONG_QUEUE:
             time.sleep(REST_S)
         self._since_full = 0
+        self._await_room()
+
+    def _await_room(self) -> None:
         # A connected socket polls writable when the receiver's queue has room.
         if not self._poll.poll(POLL_TIMEOUT_S * 1000):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -257,6 +260,8 @@ class _Journald:
             self._send_memfd(data, sender)
 
     def _send_memfd(self, data: bytes, sender: Sender | None) -> None:
+        # Waited for first: for a full queue it would be written in vain, and again.
+        self._await_room()
         fd = _sealed(data)
         try:
             rights = fd.to_bytes(4, sys.byteorder)

@@ -353,3 +353,12 @@ def test_entry_above_the_limit_of_files_is_refused_and_others_pass(
     assert outcome.accepted == 1
     assert list(outcome.refused.values()) == [1]
     assert "ulimit -f" in next(iter(outcome.refused))
+
+
+def test_no_memfd_is_written_for_a_full_queue(listener, driver, monkeypatch) -> None:
+    """While journald is stopped a large record costs no more than a small one."""
+    driver._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    driver.write(batch(1000))
+    monkeypatch.setattr(journald, "_sealed", lambda _: pytest.fail("written"))
+    outcome = driver.write([make(body="x" * 1_000_000)])
+    assert outcome.reason == "journald is slow: its queue is full"
