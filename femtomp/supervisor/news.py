@@ -66,8 +66,10 @@ class News:
         last = records[-1].uid if records else ""
         with self._lock:
             waiting = self._waiting[sink]
-            while waiting and waiting.popleft().uid != last:
-                pass
+            # Not there if newer ones have taken its place, and that of all older.
+            if any(record.uid == last for record in waiting):
+                while waiting.popleft().uid != last:
+                    pass
 
     def worker_died(self, identity: Identity, cause: str) -> None:
         """Tell that a worker did not end by itself."""
