@@ -36,6 +36,7 @@ from femtomp.lanes.spool import (
 )
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.supervisor import handed_over
 from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.deaths import Deaths
@@ -208,6 +209,7 @@ class Engine:
         if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
             self._poller.readmit()
             self._spool.set_control(STATE, State.RUNNING)
+        self._news.take(handed_over.take(self._spool.descriptor))
         for pump in self._pumps:
             pump.may_begin.set()
         return None
@@ -331,6 +333,10 @@ class Engine:
             pump.finish()
         for pump in self._pumps:
             pump.join(max(0.0, deadline - time.monotonic()))
+        try:
+            handed_over.leave(self._spool.descriptor, self._news.left())
+        except OSError as exc:
+            note("news", f"events that wait for a sink are not told: {exc}")
         if any(pump.is_alive() for pump in self._pumps):
             # What it has in hand is to blame for nothing.
             self._spool.set_control(ENGINE_ENDED, 0)
