@@ -143,3 +143,44 @@ def test_more_suppressions_than_a_pipe_holds_are_read(monkeypatch) -> None:
 
         until(answered, "journalctl has answered")
         suppressed.close()
+
+
+# As a unit's process it serves workers that have ended by the time journald is back.
+SERVE = """
+import os, sys
+group, socket, journald = sys.argv[1:]
+with open(group + "/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+import logging, signal, time
+import femtomp
+from tests.processes.harness import Attached, fork
+
+def work(write):
+    logging.getLogger("shop.worker").info("last words")
+    os.write(write, b".")
+    time.sleep(0.3)
+
+with femtomp.start_server(femtomp.JournaldSink(socket)) as server, Attached():
+    os.kill(int(journald), signal.SIGSTOP)
+    read, write = os.pipe()
+    workers = [fork(work, write) for _ in range(5)]
+    for pid in workers:
+        os.waitpid(pid, 0)
+    os.kill(int(journald), signal.SIGCONT)
+    assert server.flush(20)
+"""
+
+
+def test_unit_finds_what_its_workers_logged_before_they_ended(group) -> None:
+    """`journalctl -u` shows all, though journald could read no worker's /proc."""
+    with Journald() as journald:
+        served = subprocess.run(
+            [sys.executable, "-c", SERVE, group, journald.socket, str(journald.pid)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=60,
+        )
+        assert served.returncode == 0, served.stderr
+        journald.sync()
+        found = journald.journalctl("-o", "cat", "-u", UNIT, "LOGGER=shop.worker")
+    assert found.split(b"\n")[:-1] == [b"last words"] * 5
