@@ -215,6 +215,8 @@ class Record(NamedTuple):
         Instrumentation scope, if the source has one beyond the logger's name.
     dropped_attributes_count : int
         Attributes left out because of a limit.
+    observed_timestamp : int or None
+        When the source of an OpenTelemetry record says that it was observed.
     """
 
     timestamp: int
@@ -231,6 +233,7 @@ class Record(NamedTuple):
     event_name: str | None = None
     scope: Scope | None = None
     dropped_attributes_count: int = 0
+    observed_timestamp: int | None = None
 
 
 def scrubbed(record: Record) -> Record:

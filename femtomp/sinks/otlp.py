@@ -21,6 +21,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
+from femtomp.codec.otlp import encode_request
 from femtomp.config import PROTOCOLS
 from femtomp.errors import ConfigError, MissingExtraError
 from femtomp.sinks import Delivered, Refused, RetryAfter
@@ -186,10 +187,6 @@ class OTLPDriver:
         clock_ns: Callable[[], int] = time.time_ns,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        # Late: it loads protobuf.
-        from femtomp.codec.otlp import export_request
-
-        self._export_request = export_request
         self._transport = transport
         self._clock_ns = clock_ns
         self._draw = draw
@@ -245,8 +242,7 @@ class OTLPDriver:
         return done.retry(self._delay_s(answer), answer.reason)
 
     def _send(self, chunk: Sequence[Record]) -> Answer:
-        request = self._export_request(chunk, self._clock_ns())
-        data = request.SerializeToString()
+        data = encode_request(chunk, self._clock_ns())
         if len(data) > MAX_REQUEST_BYTES and len(chunk) > 1:
             return _TOO_LARGE
         # One record above the limit is tried: the collector's own may be higher.

@@ -374,6 +374,9 @@ def test_changed_exporter_is_a_config_error(open_sink, monkeypatch, protocol, in
         f"opentelemetry.exporter.otlp.proto.{name}._log_exporter"
     )
 
+    if inside == "_client" and not hasattr(module, "_http"):
+        inside = "_session"  # of before 1.45
+
     class Changed(module.OTLPLogExporter):
         def __init__(self, **options):
             super().__init__(**options)
