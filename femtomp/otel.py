@@ -292,7 +292,8 @@ class Logger(api.Logger):
             timestamp = parts.observed_timestamp or time_ns()
         return capture.sized((
             1, _nanoseconds(timestamp), level, text(parts.severity_text or ""),
-            self._name, body, None, None, None, None, None, None, kept or None, more or None,
+            self._name, body, None, None, None, None, None, None,
+            kept or None, more or None,
         ))  # fmt: skip
 
 
