@@ -141,6 +141,9 @@ class Identity(NamedTuple):
         Host name.
     command : str
         Path of the program's script, or the interpreter's.
+    instance_id : str
+        `service.instance.id` of the process's OpenTelemetry tracer provider; empty if
+        it had none.
     """
 
     pid: int
@@ -152,6 +155,7 @@ class Identity(NamedTuple):
     role: str
     host: str
     command: str
+    instance_id: str = ""
 
 
 class Resource(dict[str, AnyValue]):
