@@ -125,6 +125,8 @@ def one_round(plan: dict[str, Any]) -> dict[str, float]:
         target=receive, args=(theirs,), daemon=True
     )
     receiver.start()
+    if not ours.poll(DRAIN_S):
+        raise TimeoutError("the receiver did not start")
     endpoint = f"http://127.0.0.1:{ours.recv()}"
     server = services = None
     if plan["peer"] == "femtomp":

@@ -208,6 +208,9 @@ class OTLPSink:
     timeout_s : float, optional
         Of one request; the variables ..._TIMEOUT, then 10. What failed is tried again
         for as long as the quota lasts.
+    flush_interval_s : float
+        Records are gathered so long for one request, if they are few: a request costs
+        as much as a hundred records. The first one after a pause is sent at once.
     certificate_file, client_key_file, client_certificate_file : path-like, optional
         The authority that the collector's certificate is checked with, and what the
         sink shows of itself, PEM; the variables ..._CERTIFICATE, ..._CLIENT_KEY and
@@ -227,6 +230,7 @@ class OTLPSink:
     headers: Mapping[str, str] | None = None
     compression: Literal["none", "gzip", "deflate"] | None = None
     timeout_s: float | None = None
+    flush_interval_s: float = 0.2
     certificate_file: Path | str | None = None
     client_key_file: Path | str | None = None
     client_certificate_file: Path | str | None = None

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 COMPRESSIONS: Final = ("none", "gzip", "deflate")
 # An hour: a request that takes longer holds up all others behind it.
 MAX_TIMEOUT_S: Final = 3600.0
+# As long as `Server.flush` waits, by default.
+MAX_FLUSH_INTERVAL_S: Final = 5.0
 _FILES: Final = ("certificate_file", "client_key_file", "client_certificate_file")
 
 
@@ -31,10 +33,18 @@ def check_otlp_options(sink: OTLPSink) -> None:
             f"OTLPSink: compression must be one of {allowed}, not {sink.compression!r}"
         )
         raise ConfigError(msg)
-    if sink.timeout_s is not None and not _is_timeout(sink.timeout_s):
+    if sink.timeout_s is not None and not _is_time(sink.timeout_s, MAX_TIMEOUT_S):
         msg = (
             "OTLPSink: timeout_s must be seconds, more than 0 and at most "
             f"{MAX_TIMEOUT_S:g}, not {sink.timeout_s!r}"
+        )
+        raise ConfigError(msg)
+    if sink.flush_interval_s != 0 and not _is_time(
+        sink.flush_interval_s, MAX_FLUSH_INTERVAL_S
+    ):
+        msg = (
+            "OTLPSink: flush_interval_s must be seconds, 0 to "
+            f"{MAX_FLUSH_INTERVAL_S:g}, not {sink.flush_interval_s!r}"
         )
         raise ConfigError(msg)
     for name in _FILES:
@@ -44,9 +54,9 @@ def check_otlp_options(sink: OTLPSink) -> None:
         raise ConfigError(msg)
 
 
-def _is_timeout(value: object) -> bool:
+def _is_time(value: object, most: float) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and 0 < value <= MAX_TIMEOUT_S  # type: ignore[operator, arg-type]
+    return is_number and math.isfinite(value) and 0 < value <= most  # type: ignore[operator, arg-type]
 
 
 def _check_file(sink: OTLPSink, name: str) -> None:

@@ -164,7 +164,7 @@ def open_driver(options: OTLPSink, *, environ: Mapping[str, str]) -> Driver:
         transport = GrpcTransport(options)
     else:
         transport = HttpTransport(options, http_endpoint(options.endpoint))
-    return OTLPDriver(transport)
+    return OTLPDriver(transport, interval_s=options.flush_interval_s)
 
 
 class OTLPDriver:
@@ -174,6 +174,8 @@ class OTLPDriver:
     ----------
     transport : Transport
         Sends one request.
+    interval_s : float
+        How long records are gathered for one request.
     clock_ns : callable
         Nanoseconds since the epoch, for `observed_time_unix_nano`.
     draw : callable
@@ -184,9 +186,11 @@ class OTLPDriver:
         self,
         transport: Transport,
         *,
+        interval_s: float = 0.0,
         clock_ns: Callable[[], int] = time.time_ns,
         draw: Callable[[], float] = random.random,
     ) -> None:
+        self.interval_s = interval_s
         self._transport = transport
         self._clock_ns = clock_ns
         self._draw = draw

@@ -16,7 +16,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
-from femtomp.sinks import Delivered, Driver, Outcome, Refused, Reopens, RetryAfter
+from femtomp.sinks import (
+    Delivered,
+    Driver,
+    Gathers,
+    Outcome,
+    Refused,
+    Reopens,
+    RetryAfter,
+)
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.redacting import as_they_are
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
 
 # Enough to amortise a system call or request; also the most that can come twice.
 MAX_BATCH_RECORDS: Final = 2048
+# Behind one that is as large, a sink that gathers records does not wait for more.
+SMALL_BATCH_RECORDS: Final = 512
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.
 SAID_DELAY_S: Final = 0.5
 IDLE_S: Final = 0.25
@@ -81,6 +91,7 @@ class Pump(threading.Thread):
         self.wake = threading.Event()
         self.built = threading.Event()
         self._finished = False
+        self._hurried = threading.Event()
         self.is_stalled = False
         """Whether the destination took nothing when it was last asked."""
         self.failure: Exception | None = None
@@ -98,21 +109,30 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         self._can_reopen = isinstance(driver, Reopens)
+        interval_s = driver.interval_s if isinstance(driver, Gathers) else 0.0
         while not self._finished:
             self._reopen_if_asked(driver)
             self._say_losses(driver)
             batch = self._collect()
             if batch is not None:
+                begun = time.monotonic()
                 self._deliver(driver, batch)
+                if interval_s and len(batch.records) < SMALL_BATCH_RECORDS:
+                    self._hurried.wait(max(begun + interval_s - time.monotonic(), 0.0))
             else:
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
         self._say_losses(driver)
         driver.close()
 
+    def hurry(self) -> None:
+        """Wait no more for batches to grow: what is there is all there will be."""
+        self._hurried.set()
+
     def finish(self) -> None:
         """End after the batch in hand."""
         self._finished = True
+        self._hurried.set()
         self.wake.set()
 
     def reopen(self) -> None:
