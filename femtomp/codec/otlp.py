@@ -157,6 +157,11 @@ def _record(record: Record, observed: bytes) -> bytes:  # noqa: C901 - the hot p
             add(kept.get(value) or _keep(kept, key, value))
         elif kind is str:
             add(_text_pair(b"\x32", _names.get(key) or _name(key), value))
+        elif kind is int and 0 <= value <= _UINT32_MAX:
+            name = _names.get(key) or _name(key)
+            digits = _SIZES[value] if value < _N else _varint(value)
+            size = len(digits) + 1
+            add(_sized(b"\x32", b"%b\x12%c\x18%b" % (name, size, digits)))
         else:
             add(_pair(b"\x32", key, value))
     if uid:
