@@ -482,3 +482,26 @@ def test_without_opentelemetry_the_extra_is_named() -> None:
     """The module needs the API; nothing else of femtomp does."""
     said = run_script(WITHOUT).stdout
     assert said == 'femtomp.otel needs opentelemetry-api: pip install "femtomp[otel]"\n'
+
+
+NO_SINK = """
+    import logging, sys
+    sys.modules["opentelemetry"] = None
+    import femtomp
+    try:
+        femtomp.start_server("otlp")
+    except femtomp.MissingExtraError as exc:
+        print(exc)
+    with femtomp.start_server(f"file:{sys.argv[1]}") as server:
+        femtomp.worker_init()
+        logging.warning("kept")
+"""
+
+
+def test_without_opentelemetry_only_its_sink_is_refused(tmp_path) -> None:
+    """Asked for an OTLP sink it says what to install; all else works."""
+    path = tmp_path / "app.jsonl"
+    said = run_script(NO_SINK, path).stdout
+    expected = 'OTLPSink needs opentelemetry-exporter-otlp: pip install "femtomp[otel]"'
+    assert said.strip() == expected
+    assert [record["body"] for record in lines(path)] == ["kept"]
