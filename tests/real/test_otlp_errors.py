@@ -368,3 +368,23 @@ def test_redirects_are_not_followed(receiver) -> None:
         row.log(["one"])
         row.drained()
         row.conserved(refused=1)
+
+
+def test_client_certificate(tmp_path) -> None:
+    """A collector that asks who is there is shown the sink's own certificate."""
+    ca, cert, key = certificates(tmp_path)
+    context = server_side(cert, key)
+    context.load_verify_locations(ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with Faulty(tls=context) as collector:
+        files = {"client_certificate_file": cert, "client_key_file": key}
+        with Row(collector.endpoint, certificate_file=ca, **files) as row:
+            row.log()
+            row.drained()
+            row.conserved(delivered=COUNT)
+        arrived(collector)
+        with Row(collector.endpoint, certificate_file=ca) as row:
+            row.log(["nobody"])
+            assert not row.server.flush(2)
+            row.conserved(pending=1)
+        arrived(collector)

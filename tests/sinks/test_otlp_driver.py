@@ -402,3 +402,21 @@ def test_check_in_the_master_loads_nothing() -> None:
     """`require` looks for the packages without importing any of them."""
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True)
     assert done.stdout.strip() == b"[]", done.stderr
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("compression", ["none", "gzip", "deflate"])
+def test_compression_of_the_options_wins(
+    receiver, open_sink, monkeypatch, protocol, compression
+) -> None:
+    """It is the option's, whatever the environment says."""
+    if (protocol, compression) == ("http/protobuf", "deflate"):
+        pytest.skip("the receiver does not know it")
+    other = "none" if compression == "gzip" else "gzip"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", other)
+    driver = open_sink(protocol, compression=compression)
+    assert driver.write(batch(3)) == Delivered()
+    assert bodies(receiver) == ["record 0", "record 1", "record 2"]
+    if protocol != "grpc":
+        encoding = receiver.requests[0][0].get("content-encoding")
+        assert encoding == (None if compression == "none" else compression)
