@@ -128,8 +128,7 @@ def null_worker(_: str, *rest: Any) -> None:
 
 def one_round(plan: dict[str, Any]) -> dict[str, float]:
     """Do a round in this process, which becomes the master."""
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe()
+    ours, theirs = multiprocessing.Pipe()
     receiver = multiprocessing.get_context("spawn").Process(
         target=receive, args=(theirs,), daemon=True
     )
@@ -137,55 +136,72 @@ def one_round(plan: dict[str, Any]) -> dict[str, float]:
     if not ours.poll(DRAIN_S):
         raise TimeoutError("the receiver did not start")
     endpoint = f"http://127.0.0.1:{ours.recv()}"
-    server = services = None
+    server, services = None, None
     if plan["peer"] == "femtomp":
-        import psutil
-
-        import femtomp
-
-        server = femtomp.start_server(femtomp.OTLPSink(endpoint), name="shop")
-        guardian = psutil.Process(server.pid)
-        services = [guardian.pid, *(child.pid for child in guardian.children())]
-    work = {"sdk": sdk_worker, "femtomp": femtomp_worker, "null": null_worker}[
-        plan["peer"]
-    ]
-    if plan["peer"] == "sdk":  # as a preloading master has it: not each worker's cost
+        server, services = _server(endpoint)
+    elif plan["peer"] == "sdk":  # as a preloading master has it: no worker's own cost
         import opentelemetry.exporter.otlp.proto.http._log_exporter
         import opentelemetry.sdk._logs.export  # noqa: F401
+    before = _cpu_ns(services)
+    cpu_s = _run_workers(plan, endpoint)
+    if server is not None and not server.flush(DRAIN_S):
+        raise TimeoutError("not all was delivered")
+    services_us = (_cpu_ns(services) - before) / 1000
+    ours.send("?")
+    came = ours.recv()
+    if server is not None:
+        server.stop()
+    receiver.join()
+    return _figures(plan, cpu_s * 1e6, services_us, came)
+
+
+def _server(endpoint: str) -> tuple[Any, list[int]]:
+    """Start femtomp; return it and the pids of guardian and engine."""
+    import psutil
+
+    import femtomp
+
+    server = femtomp.start_server(femtomp.OTLPSink(endpoint), name="shop")
+    guardian = psutil.Process(server.pid)
+    return server, [guardian.pid, *(child.pid for child in guardian.children())]
+
+
+def _run_workers(plan: dict[str, Any], endpoint: str) -> float:
+    """Fork the workers, let them log, and return their CPU seconds."""
+    fork = multiprocessing.get_context("fork")
+    work = {"sdk": sdk_worker, "femtomp": femtomp_worker, "null": null_worker}
     go = fork.Event()
     workers = [
         fork.Process(
-            target=work,
+            target=work[plan["peer"]],
             args=(endpoint, plan["records"], plan["rate"], n, go, plan["results"]),
         )
         for n in range(plan["workers"])
     ]
-    before = _cpu_ns(services)
     for worker in workers:
         worker.start()
     go.set()
     cpu_s = 0.0
     for worker in workers:
-        _, _, usage = os.wait4(worker.pid, 0)
+        _, _, usage = os.wait4(worker.pid or 0, 0)
         cpu_s += usage.ru_utime + usage.ru_stime
-    if server is not None and not server.flush(DRAIN_S):
-        raise TimeoutError("not all was delivered")
-    services_us = (_cpu_ns(services) - before) / 1000
-    ours.send("?")
-    arrived, doubled, requests = ours.recv()
-    if server is not None:
-        server.stop()
-    receiver.join()
+    return cpu_s
+
+
+def _figures(
+    plan: dict[str, Any], workers_us: float, services_us: float, came: tuple[int, ...]
+) -> dict[str, float]:
     total = plan["records"] * plan["workers"]
     calls = array("q")
     for n in range(plan["workers"]):
         calls.frombytes(Path(plan["results"], f"{n}").read_bytes())
     ordered = sorted(calls)
+    arrived, doubled, requests = came
     return {
         "p50_us": ordered[total // 2] / 1000,
         "p99_us": ordered[total * 99 // 100] / 1000,
-        "cpu_us": (cpu_s * 1e6 + services_us) / total,
-        "workers_us": cpu_s * 1e6 / total,
+        "cpu_us": (workers_us + services_us) / total,
+        "workers_us": workers_us / total,
         "services_us": services_us / total,
         "lost": total - arrived,
         "doubled": doubled,
