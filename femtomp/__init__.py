@@ -37,7 +37,8 @@ from femtomp.errors import (
 from femtomp.record import Identity, Record, Resource, Scope
 from femtomp.worker.carry import with_context
 from femtomp.worker.context import log_context
-from femtomp.worker.handler import WorkerHandler, worker_handler, worker_init
+from femtomp.worker.handler import WorkerHandler, worker_handler
+from femtomp.worker.init import worker_init
 from femtomp.worker.logger import Logger, get_logger
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def start_server(
     ... )
     """
     from femtomp.supervisor.start import start
-    from femtomp.worker.channel import watch
+    from femtomp.worker.channel import heed, watch
     from femtomp.worker.sender import queue
 
     return start(
@@ -260,6 +261,7 @@ def start_server(
         make_queue=queue,
         make_init=_init_for,
         watch=watch,
+        heed=heed,
         **options,
     )
 

@@ -63,6 +63,7 @@ ROOMS: dict[str, str] = {
     "file_options": "base",
     "otlp_options": "base",
     "integrations": "integrations",
+    "journald_options": "base",
     "lanes": "lanes",
     "otel": "otel",
     "pytest_plugin": "testing",
