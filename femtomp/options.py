@@ -10,7 +10,8 @@ import logging
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from femtomp.config import level_number, one_of
+from femtomp.checks import one_of
+from femtomp.config import level_number
 from femtomp.errors import ConfigError
 from femtomp.limits import checked_levels
 from femtomp.record import ALL_FRAMES, APPLICATION_FRAMES, MAX_DEPTH

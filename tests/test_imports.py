@@ -53,6 +53,7 @@ ROOMS: dict[str, str] = {
     "__main__": "cli",
     "cli": "cli",
     "codec": "codec",
+    "checks": "base",
     "config": "base",
     "options": "base",
     "grammar": "base",

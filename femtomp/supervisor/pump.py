@@ -26,6 +26,7 @@ from femtomp.sinks import (
     RetryAfter,
 )
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
+from femtomp.supervisor.flow import Flow
 from femtomp.supervisor.news import Outage
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.redacting import as_they_are
@@ -104,6 +105,7 @@ class Pump(threading.Thread):
         self._is_told = threading.Event()
         self._news = news
         self._outage = Outage(name, news)
+        self.flow: Final = Flow()
         self.failure: Exception | None = None
         # How often `reopen` was asked for, and how many of these are done with.
         self._reopen_asked = self._reopen_done = 0
@@ -259,6 +261,7 @@ class Pump(threading.Thread):
         """Write until the driver is done with it; False if told to end before."""
         done = refused = 0
         committed: Done | None = None
+        self.flow.begin(batch.records)
         while done < len(batch.records) and not self._finished:
             self._reopen_if_asked(driver)
             outcome = self._write(driver, batch.records[done:])
@@ -281,6 +284,7 @@ class Pump(threading.Thread):
                     committed = Done(done, refused)
                 self._wait(outcome)
         self._commit(batch, Done(done, refused), committed)
+        self.flow.end()
         return done == len(batch.records)
 
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
@@ -321,6 +325,7 @@ class Pump(threading.Thread):
 
     def _wait(self, outcome: RetryAfter) -> None:
         if outcome.delay_s > 0:
+            self.flow.retries += 1
             self._is_told.wait(outcome.delay_s)
 
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
