@@ -21,7 +21,8 @@ if missing("otlp") is None:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
-    from femtomp.otel import MAX_LOGGERS, Logger, LoggerProvider
+    from femtomp.otel import Logger, LoggerProvider
+    from femtomp.otel.logs import MAX_LOGGERS
 
     TRACER = TracerProvider().get_tracer("tests")
 
