@@ -221,6 +221,10 @@ def start_server(
         `redact` : bool or Redaction
             What is left out of records before any sink: by default the values of keys
             such as "password" and "token". False: nothing is looked at.
+        `span_after_fork` : {"drop", "link", "inherit"}
+            What a forked child has of the span in which its parent forked it: nothing;
+            its ids as the attributes `femtomp.parent.trace_id` and `.span_id`; or the
+            span itself, so that logs have its ids and spans are its children.
 
     Returns
     -------
@@ -249,6 +253,7 @@ def start_server(
     """
     from femtomp.supervisor.start import start
     from femtomp.worker.channel import heed, watch
+    from femtomp.worker.context import set_span_after_fork
     from femtomp.worker.sender import queue
 
     return start(
@@ -262,6 +267,7 @@ def start_server(
         make_init=_init_for,
         watch=watch,
         heed=heed,
+        at_fork=set_span_after_fork,
         **options,
     )
 
