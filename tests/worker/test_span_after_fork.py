@@ -18,6 +18,7 @@ if missing("otlp") is None:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
         InMemorySpanExporter,
     )
+    from opentelemetry.trace import get_current_span
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +35,7 @@ def child(tracer, exporter):
         log.warning("within")
     parent = own.parent
     log.warning("parent of own %s", f"{parent.span_id:016x}" if parent else None)
+    get_current_span().end()
     log.warning("exported %s", [s.name for s in exporter.get_finished_spans()])
     pid = fork(log.warning, "grandchild")
     assert os.waitpid(pid, 0)[1] == 0
