@@ -205,10 +205,7 @@ class Engine:
             if pump.failure is not None:
                 return pump.failure
         try:
-            again = self._launch.ready < 0
-            self._reporters = start_reporters(
-                self._config, self._spool, self._pumps, again=again
-            )
+            self._reporters = start_reporters(self._launch, self._spool, self._pumps)
         except FemtompError as exc:
             return exc
         self._poller.publish_limits()  # before any writer can ask for them
