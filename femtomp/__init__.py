@@ -35,6 +35,7 @@ from femtomp.errors import (
     StartError,
 )
 from femtomp.record import Identity, Record, Resource, Scope
+from femtomp.worker.carry import with_context
 from femtomp.worker.context import log_context
 from femtomp.worker.handler import WorkerHandler, worker_handler
 from femtomp.worker.init import worker_init
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from femtomp.sinks import Delivered, Refused, RetryAfter, Sink
     from femtomp.supervisor.process import Server
     from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
+    from femtomp.worker.executor import ProcessPoolExecutor
     from femtomp.worker.thinning import CallSiteLimit, Sampling
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "MissingExtraError",
     "NoServerError",
     "OTLPSink",
+    "ProcessPoolExecutor",
     "Queue",
     "Record",
     "Redaction",
@@ -97,6 +100,7 @@ __all__ = [
     "get_logger",
     "log_context",
     "start_server",
+    "with_context",
     "worker_handler",
     "worker_init",
 ]
@@ -108,6 +112,7 @@ _LATE = {
     "HandlerSink": "femtomp.config",
     "JournaldSink": "femtomp.config",
     "OTLPSink": "femtomp.config",
+    "ProcessPoolExecutor": "femtomp.worker.executor",
     "Queue": "femtomp.lanes.queue",
     "Delivered": "femtomp.sinks",
     "Refused": "femtomp.sinks",
@@ -216,6 +221,10 @@ def start_server(
         `redact` : bool or Redaction
             What is left out of records before any sink: by default the values of keys
             such as "password" and "token". False: nothing is looked at.
+        `span_after_fork` : {"drop", "link", "inherit"}
+            What a forked child has of the span in which its parent forked it: nothing;
+            its ids as the attributes `femtomp.parent.trace_id` and `.span_id`; or the
+            span itself, so that logs have its ids and spans are its children.
 
     Returns
     -------
@@ -244,6 +253,7 @@ def start_server(
     """
     from femtomp.supervisor.start import start
     from femtomp.worker.channel import heed, watch
+    from femtomp.worker.context import set_span_after_fork
     from femtomp.worker.sender import queue
 
     return start(
@@ -257,6 +267,7 @@ def start_server(
         make_init=_init_for,
         watch=watch,
         heed=heed,
+        at_fork=set_span_after_fork,
         **options,
     )
 

@@ -15,11 +15,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from femtomp.checks import one_of, put, shown, text
 from femtomp.errors import ConfigError
 from femtomp.file_options import check_file_options, check_path
 from femtomp.formats import FORMATS, Format, checked_format, is_path
 from femtomp.journald_options import JOURNALD_SOCKET, check_journald_options, socket_of
 from femtomp.limits import checked_filter, checked_rate
+from femtomp.otlp_options import check_otlp_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +77,7 @@ class ConsoleSink:
         """Check every option."""
         one_of("ConsoleSink", "stream", self.stream, STREAMS)
         checked = checked_format("ConsoleSink", self.format, CONSOLE_FORMATS)
-        _set(self, "format", checked)
+        put(self, "format", checked)
         _check_shared(self)
 
 
@@ -141,7 +143,7 @@ class FileSink:
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
-        _set(self, "format", checked_format("FileSink", self.format, FILE_FORMATS))
+        put(self, "format", checked_format("FileSink", self.format, FILE_FORMATS))
         check_file_options(self)
         try:
             path = Path(self.path).expanduser().absolute()
@@ -152,7 +154,7 @@ class FileSink:
             msg = "FileSink: path is empty: say which file, as in file:app.jsonl"
             raise ConfigError(msg)
         check_path(path)
-        _set(self, "path", path)
+        put(self, "path", path)
         _check_shared(self)
 
 
@@ -214,7 +216,7 @@ class JournaldSink:
         """Check every option; a namespace becomes its path."""
         check_journald_options(self)
         if self.namespace is not None:
-            _set(self, "path", socket_of(self.namespace))
+            put(self, "path", socket_of(self.namespace))
         _check_shared(self)
 
 
@@ -233,6 +235,23 @@ class OTLPSink:
         then "http/protobuf".
     headers : mapping of str to str, optional
         Sent with every request; never shown in a repr.
+    compression : {"none", "gzip", "deflate"}, optional
+        Not given: `OTEL_EXPORTER_OTLP_LOGS_COMPRESSION`,
+        `OTEL_EXPORTER_OTLP_COMPRESSION`, then "none".
+    timeout_s : float, optional
+        Of one request; the variables ..._TIMEOUT, then 10. What failed is tried again
+        for as long as the quota lasts.
+    flush_interval_s : float
+        Records are gathered so long for one request, if they are few: a request costs
+        as much as a hundred records. The first one after a pause is sent at once.
+    metrics : bool
+        Send figures of the whole server, too, to the same collector (/v1/metrics),
+        every `OTEL_METRIC_EXPORT_INTERVAL` milliseconds, 60,000 if not set. What is not
+        given above comes from `OTEL_EXPORTER_OTLP_METRICS_*`.
+    certificate_file, client_key_file, client_certificate_file : path-like, optional
+        The authority that the collector's certificate is checked with, and what the
+        sink shows of itself, PEM; the variables ..._CERTIFICATE, ..._CLIENT_KEY and
+        ..._CLIENT_CERTIFICATE.
     level, name, filter, rate
         As in `ConsoleSink`; the name is "otlp" if not given.
 
@@ -246,6 +265,13 @@ class OTLPSink:
     _: KW_ONLY
     protocol: Literal["http/protobuf", "grpc"] | None = None
     headers: Mapping[str, str] | None = None
+    compression: Literal["none", "gzip", "deflate"] | None = None
+    timeout_s: float | None = None
+    flush_interval_s: float = 0.2
+    metrics: bool = False
+    certificate_file: Path | str | None = None
+    client_key_file: Path | str | None = None
+    client_certificate_file: Path | str | None = None
     level: int | str = 0
     name: str | None = None
     filter: Filter = None
@@ -254,11 +280,12 @@ class OTLPSink:
     def __post_init__(self) -> None:
         """Check every option."""
         if self.endpoint is not None:
-            _text("OTLPSink", "endpoint", self.endpoint)
+            text("OTLPSink", "endpoint", self.endpoint)
         if self.protocol is not None:
             one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
         if self.headers is not None:
-            _set(self, "headers", dict(self.headers))
+            put(self, "headers", dict(self.headers))
+        check_otlp_options(self)
         _check_shared(self)
 
     def __repr__(self) -> str:
@@ -311,7 +338,7 @@ class HandlerSink:
             )
             raise ConfigError(msg)
         try:
-            _set(self, "args", {str(k): v for k, v in dict(self.args).items()})
+            put(self, "args", {str(k): v for k, v in dict(self.args).items()})
             pickle.dumps(self.args)
         except Exception as exc:
             msg = (
@@ -367,31 +394,6 @@ def level_number(level: object) -> int:
 
 def _check_shared(sink: SinkOptions) -> None:
     owner = type(sink).__name__
-    _set(sink, "level", level_number(sink.level))
-    _set(sink, "filter", checked_filter(owner, sink.filter, level_number))
-    _set(sink, "rate", checked_rate(owner, sink.rate))
-
-
-def shown(address: str | None) -> str | None:
-    """Return an address without its credentials."""
-    scheme, slashes, rest = (address or "").rpartition("//")
-    _, at, host = rest.rpartition("@")
-    return f"{scheme}{slashes}***@{host}" if at else address
-
-
-def one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not allowed, by the option's name."""
-    if value not in allowed:
-        msg = f"{owner}: {option} must be one of {', '.join(allowed)}, not {value!r}"
-        raise ConfigError(msg)
-
-
-def _text(owner: str, option: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        msg = f"{owner}: {option} must be a non-empty string, not {value!r}"
-        raise ConfigError(msg)
-
-
-def _set(instance: object, name: str, value: object) -> None:
-    # Frozen to everyone else; __post_init__ may normalise once.
-    object.__setattr__(instance, name, value)
+    put(sink, "level", level_number(sink.level))
+    put(sink, "filter", checked_filter(owner, sink.filter, level_number))
+    put(sink, "rate", checked_rate(owner, sink.rate))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
+from femtomp.checks import shown
 from femtomp.config import (
     CONSOLE_FORMATS,
     DEFAULT_NAMES,
@@ -23,7 +24,6 @@ from femtomp.config import (
     JournaldSink,
     OTLPSink,
     SinkOptions,
-    shown,
 )
 from femtomp.errors import ConfigError
 from femtomp.formats import checked_format

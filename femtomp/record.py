@@ -141,6 +141,9 @@ class Identity(NamedTuple):
         Host name.
     command : str
         Path of the program's script, or the interpreter's.
+    instance_id : str
+        `service.instance.id` of the process's OpenTelemetry tracer provider; empty if
+        it had none.
     """
 
     pid: int
@@ -152,6 +155,7 @@ class Identity(NamedTuple):
     role: str
     host: str
     command: str
+    instance_id: str = ""
 
 
 class Resource(dict[str, AnyValue]):
@@ -215,6 +219,8 @@ class Record(NamedTuple):
         Instrumentation scope, if the source has one beyond the logger's name.
     dropped_attributes_count : int
         Attributes left out because of a limit.
+    observed_timestamp : int or None
+        When the source of an OpenTelemetry record says that it was observed.
     """
 
     timestamp: int
@@ -231,6 +237,7 @@ class Record(NamedTuple):
     event_name: str | None = None
     scope: Scope | None = None
     dropped_attributes_count: int = 0
+    observed_timestamp: int | None = None
 
 
 def scrubbed(record: Record) -> Record:

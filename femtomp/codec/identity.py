@@ -10,7 +10,7 @@ from femtomp.record import Identity
 
 # Two such texts and a host name fit into the file, whatever their characters.
 MAX_TEXT_CHARS: Final = 256
-_TYPES: Final = (int, int, int, int, str, str, str, str, str)
+_TYPES: Final = (int, int, int, int, str, str, str, str, str, str)
 
 
 def to_bytes(identity: Identity) -> bytes:
@@ -39,7 +39,9 @@ def from_bytes(content: bytes) -> Identity:
         If the bytes are not an identity.
     """
     fields = wire.decode(content)
-    if not isinstance(fields, tuple) or tuple(map(type, fields)) != _TYPES:
+    # A lane of a release before this one has no instance_id.
+    known = (_TYPES, _TYPES[:-1])
+    if not isinstance(fields, tuple) or tuple(map(type, fields)) not in known:
         msg = f"not an identity: a {type(fields).__name__}"
         raise CodecError(msg)
     return Identity(*fields)

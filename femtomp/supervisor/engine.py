@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.config import level_number
-from femtomp.errors import SpoolError
+from femtomp.errors import FemtompError, SpoolError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import ENGINE_LOCK, Lock
 from femtomp.lanes.space import Overflow, Space
@@ -58,6 +58,7 @@ from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.redacting import redact_by
+from femtomp.supervisor.reporter import Reporter, start_reporters
 from femtomp.supervisor.stats import read_stats
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Engine:
             self._spool, base, self._wake, self._limits(), self._stalled
         )
         self._pumps: list[Pump] = []
+        self._reporters: list[Reporter] = []
         self._losses: Losses | None = None
         names = [str(sink.name) for sink in self._config.sinks]
         self._news = News(names, base)
@@ -202,6 +204,10 @@ class Engine:
             pump.built.wait()
             if pump.failure is not None:
                 return pump.failure
+        try:
+            self._reporters = start_reporters(self._launch, self._spool, self._pumps)
+        except FemtompError as exc:
+            return exc
         self._poller.publish_limits()  # before any writer can ask for them
         self._spool.set_control(REOPENED, self._spool.control()[REOPEN])
         self._spool.set_control(ENGINE_TICKS, start_ticks())
@@ -371,6 +377,8 @@ class Engine:
         # lanes of the dead are reaped, and while the sinks can still be told.
         self._deaths.look(self._poller.members, at_last=True)
         self._poller.retire()
+        for pump in self._pumps:
+            pump.hurry()
         drained = False
         while not drained and (deadline is None or time.monotonic() < deadline):
             # A record that was on its way when its writer was told counts as well: it
@@ -386,4 +394,7 @@ class Engine:
         for pump in self._pumps:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             pump.join(left)
+        for reporter in self._reporters:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            reporter.finish(left)
         return drained

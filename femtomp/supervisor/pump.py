@@ -16,8 +16,17 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
-from femtomp.sinks import Delivered, Driver, Outcome, Refused, Reopens, RetryAfter
+from femtomp.sinks import (
+    Delivered,
+    Driver,
+    Gathers,
+    Outcome,
+    Refused,
+    Reopens,
+    RetryAfter,
+)
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
+from femtomp.supervisor.flow import Flow
 from femtomp.supervisor.news import Outage
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.redacting import as_they_are
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
 
 # Enough to amortise a system call or request; also the most that can come twice.
 MAX_BATCH_RECORDS: Final = 2048
+# Behind one that is as large, a sink that gathers records does not wait for more.
+SMALL_BATCH_RECORDS: Final = 512
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.
 SAID_DELAY_S: Final = 0.5
 IDLE_S: Final = 0.25
@@ -90,9 +101,11 @@ class Pump(threading.Thread):
         none of its records may go anywhere."""
         self.may_begin.set()
         self._finished = False
+        self._hurried = threading.Event()
         self._is_told = threading.Event()
         self._news = news
         self._outage = Outage(name, news)
+        self.flow: Final = Flow()
         self.failure: Exception | None = None
         # How often `reopen` was asked for, and how many of these are done with.
         self._reopen_asked = self._reopen_done = 0
@@ -108,6 +121,7 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         self._can_reopen = isinstance(driver, Reopens)
+        interval_s = driver.interval_s if isinstance(driver, Gathers) else 0.0
         self.may_begin.wait()
         while not self._finished:
             self._reopen_if_asked(driver)
@@ -115,13 +129,20 @@ class Pump(threading.Thread):
             self._tell_news(driver)
             batch = self._collect()
             if batch is not None:
+                begun = time.monotonic()
                 self._deliver(driver, batch)
+                if interval_s and len(batch.records) < SMALL_BATCH_RECORDS:
+                    self._hurried.wait(max(begun + interval_s - time.monotonic(), 0.0))
             else:
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
         self._say_losses(driver)
         self._tell_news(driver)
         driver.close()
+
+    def hurry(self) -> None:
+        """Wait no more for batches to grow: what is there is all there will be."""
+        self._hurried.set()
 
     @property
     def is_stalled(self) -> bool:
@@ -131,6 +152,7 @@ class Pump(threading.Thread):
     def finish(self) -> None:
         """End after the batch in hand."""
         self._finished = True
+        self._hurried.set()
         self._is_told.set()
         self.wake.set()
 
@@ -240,6 +262,7 @@ class Pump(threading.Thread):
         """Write until the driver is done with it; False if told to end before."""
         done = refused = 0
         committed: Done | None = None
+        self.flow.begin(batch.records)
         while done < len(batch.records) and not self._finished:
             self._reopen_if_asked(driver)
             outcome = self._write(driver, batch.records[done:])
@@ -262,6 +285,7 @@ class Pump(threading.Thread):
                     committed = Done(done, refused)
                 self._wait(outcome)
         self._commit(batch, Done(done, refused), committed)
+        self.flow.end()
         return done == len(batch.records)
 
     def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
@@ -302,6 +326,7 @@ class Pump(threading.Thread):
 
     def _wait(self, outcome: RetryAfter) -> None:
         if outcome.delay_s > 0:
+            self.flow.retries += 1
             self._is_told.wait(outcome.delay_s)
 
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:

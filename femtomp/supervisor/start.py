@@ -64,6 +64,7 @@ def start(
     make_init: Callable[[str], Callable[..., None]],
     watch: Callable[[str, Callable[[], None] | None], None],
     heed: Callable[[str, int], None],
+    at_fork: Callable[[str], None],
     **options: Unpack[ServerOptions],
 ) -> Server:
     """Start a supervisor; see `femtomp.start_server`, which fills in the makers."""
@@ -93,6 +94,7 @@ def start(
 
     def forget(server: Server) -> None:
         watch(path, None)
+        at_fork("drop")
         _forget(server)
         lock.release()
 
@@ -106,6 +108,7 @@ def start(
         on_end=forget,
     )
     watch(path, pair.tend)
+    at_fork(told.config.span_after_fork)
     server.queue.tend = pair.tend
     os.environ[SPOOL_VARIABLE] = path
     atexit.register(_stop_at_exit)

@@ -143,6 +143,9 @@ def told_anew(
     if any(key in given for key in _WORKERS):
         workers = _workers(options.get("worker_uid"), options.get("worker_gid"))
         _refuse_change("worker_uid, worker_gid", before.workers, workers or "none")
+    if "span_after_fork" in given:
+        wanted = given["span_after_fork"]
+        _refuse_change("span_after_fork", old.span_after_fork, wanted)
     limits, others = split_limits(options, environ)
     after = ServerConfig(
         name=old.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from femtomp.lanes.liveness import boot_id, pid_namespace, start_ticks
 from femtomp.record import Identity
@@ -32,6 +33,7 @@ def read_identity(role: str) -> Identity:
         role=role,
         host=os.uname().nodename,
         command=argv[0],
+        instance_id=_instance_id(),
     )
 
 
@@ -40,3 +42,18 @@ def process_name() -> str:
     process = sys.modules.get("multiprocessing.process")
     current = getattr(process, "current_process", None)
     return str(current().name) if current is not None else "MainProcess"
+
+
+def _instance_id() -> str:
+    """Return the `service.instance.id` that this process's spans have, if they do.
+
+    Read from the provider that is set, if OpenTelemetry is loaded: to ask for it could
+    make one.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    try:
+        resource: Any = trace._TRACER_PROVIDER.resource  # type: ignore[union-attr]  # noqa: SLF001
+        found = resource.attributes.get("service.instance.id")
+    except Exception:
+        return ""
+    return found if type(found) is str else ""
