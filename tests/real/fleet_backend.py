@@ -22,9 +22,9 @@ import sys
 import threading
 import time
 
-from tests.real.otlp import Receiver, any_value, attributes, decoded
+from tests.real.otlp import Receiver, attributes, decoded
 
-_ANY = "0.0.0.0"  # noqa: S104 - in a namespace of its own
+_ANY = "0.0.0.0"
 
 
 class Book:

@@ -143,7 +143,8 @@ def check_doubles(found: dict[str, list[Arrived]], windows: list[Window]) -> Non
 @pytest.mark.xdist_group("fleet")
 def test_a_fleet_loses_nothing_and_doubles_only_what_was_unanswered(tmp_path) -> None:
     """Whatever happens to the Collector, all that the hosts' workers logged arrives;
-    twice only what was in a batch whose answer was lost, one a host and fault."""
+    twice only what was in a batch whose answer was lost, one a host and fault.
+    """
     require("otlp")
     require("netns")
     from tests.real.fleet import Fleet
