@@ -108,12 +108,12 @@ def main() -> None:
     """Serve until stdin ends."""
     how, path, *ports = sys.argv[1:]
     book = Book(path)
+    # Who was killed or cut off hears no answer: expected here, and not to be said.
+    http.server.ThreadingHTTPServer.handle_error = lambda *_: None
     if how == "json":
         server = behind(book, int(ports[0]))
     else:
         receiver = InPlace(book)
-        # A host that was cut off hears no answer: expected here, and not to be said.
-        http.server.ThreadingHTTPServer.handle_error = lambda *_: None
         receiver.start(_ANY, tuple(map(int, ports)))
     print("ready", flush=True)
     for line in sys.stdin:

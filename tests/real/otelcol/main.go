@@ -1,8 +1,9 @@
 // The OpenTelemetry Collector for femtomp's tests: upstream's own components, as Debian
 // packages them, and stand-ins for those of the contrib repository, which Debian lacks.
 //
-// A stand-in takes any settings and refuses to run: `validate` checks a configuration
-// that names it, but for its own section.
+// A stand-in takes any settings, and fails when it is started: `validate` checks all of a
+// configuration that names it but what is its own. Queue, retries and timeout, which
+// exporters have in common, are upstream's here too.
 package main
 
 import (
@@ -11,16 +12,20 @@ import (
 	"log"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/collector/config/configretry"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/provider/envprovider"
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
 	"go.opentelemetry.io/collector/confmap/provider/yamlprovider"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/debugexporter"
+	"go.opentelemetry.io/collector/exporter/exporterhelper"
 	"go.opentelemetry.io/collector/exporter/otlpexporter"
 	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/collector/processor/batchprocessor"
 	"go.opentelemetry.io/collector/processor/memorylimiterprocessor"
@@ -41,18 +46,32 @@ func (a *anything) Unmarshal(conf *confmap.Conf) error {
 
 func settings() component.Config { return &anything{} }
 
-func exporterStandIn(name string) exporter.Factory {
-	return exporter.NewFactory(component.MustNewType(name), settings,
-		exporter.WithLogs(func(context.Context, exporter.Settings, component.Config) (exporter.Logs, error) {
-			return nil, errStandIn
-		}, component.StabilityLevelDevelopment))
+// sending is what is checked of an exporter's section.
+type sending struct {
+	Timeout exporterhelper.TimeoutConfig                             `mapstructure:",squash"`
+	Queue   configoptional.Optional[exporterhelper.QueueBatchConfig] `mapstructure:"sending_queue"`
+	Retries configretry.BackOffConfig                                `mapstructure:"retry_on_failure"`
+	Others  map[string]any                                           `mapstructure:",remain"`
 }
 
-func extensionStandIn(name string) extension.Factory {
-	return extension.NewFactory(component.MustNewType(name), settings,
-		func(context.Context, extension.Settings, component.Config) (extension.Extension, error) {
-			return nil, errStandIn
-		}, component.StabilityLevelDevelopment)
+func sendingSettings() component.Config {
+	return &sending{
+		Timeout: exporterhelper.NewDefaultTimeoutConfig(),
+		Queue:   configoptional.Default(exporterhelper.NewDefaultQueueConfig()),
+		Retries: configretry.NewDefaultBackOffConfig(),
+	}
+}
+
+func exporterStandIn(name string) exporter.Factory {
+	push := func(context.Context, plog.Logs) error { return errStandIn }
+	start := func(context.Context, component.Host) error { return errStandIn }
+	return exporter.NewFactory(component.MustNewType(name), sendingSettings,
+		exporter.WithLogs(func(ctx context.Context, set exporter.Settings, given component.Config) (exporter.Logs, error) {
+			s := given.(*sending)
+			return exporterhelper.NewLogs(ctx, set, given, push, exporterhelper.WithStart(start),
+				exporterhelper.WithTimeout(s.Timeout), exporterhelper.WithQueue(s.Queue),
+				exporterhelper.WithRetry(s.Retries))
+		}, component.StabilityLevelDevelopment))
 }
 
 func factories() (f otelcol.Factories, err error) {
@@ -72,7 +91,7 @@ func factories() (f otelcol.Factories, err error) {
 		return f, err
 	}
 	f.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](
-		newKeeping(), extensionStandIn("health_check"))
+		newKeeping())
 	f.Telemetry = otelconftelemetry.NewFactory()
 	return f, err
 }
