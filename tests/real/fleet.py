@@ -144,7 +144,7 @@ class Gateway:
         self._backend: Told | None = None
         if otelcol_path() is not None:
             self._backend = self._told("json", BACKEND_PORT)
-            self._collector = Collector(directory, CONFIG, self._enter)
+            self._collector = Collector(directory, f"yaml:{CONFIG}", enter=self._enter)
         self.kind = "otelcol" if self._collector else "Python's receiver"
 
     def _told(self, how: str, *ports: int) -> Told:
@@ -228,7 +228,7 @@ class Fleet:
     def __init__(self, directory: Path, hosts: int, workers: int, rate: float) -> None:
         self.gateway = Gateway(directory)
         self.hosts: list[Told] = []
-        self._guardians: list[int] = []
+        self._pids: list[int] = []
         self._plan = {"workers": workers, "rate": rate, "timeout_s": REQUEST_TIMEOUT_S}
         self._size = hosts
 
@@ -264,7 +264,7 @@ class Fleet:
             ["link", "set", "uplink", "up"],
         ):
             subprocess.run([*within(told.pid), "ip", *command], check=True)
-        self._guardians.append(told.say("start")["guardian"])
+        self._pids += told.say("start")["pids"]
 
     def all_say(self, word: str) -> list[dict]:
         """Tell every host the same."""
@@ -306,6 +306,8 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         for told in self.hosts:
             told.close()
-        for pid in self._guardians:
-            until(lambda pid=pid: not is_running(pid), "the supervisor has ended")
+        for pid in self._pids:
+            until(
+                lambda pid=pid: not is_running(pid), "workers and guardians have ended"
+            )
         self.gateway.close()

@@ -4,7 +4,7 @@ Runs in a network namespace of its own. In: a plan, JSON, as the argument; then 
 line on stdin. Out: a JSON object a line. At the end of stdin it ends, whatever it does,
 so that nothing outlives the test.
 
-start   the server and its workers, which log steadily; says the guardian's pid
+start   the server and its workers, which log steadily; says all their pids
 look    says how many log calls returned, by worker, and what is pending
 rest    the workers end; says how many calls returned
 end     delivers and stops; says what became of the records
@@ -25,10 +25,10 @@ DRAIN_S = 60.0
 
 
 def work(returned: Returned, worker: int, stop: int, plan: dict) -> None:
-    """Log numbered records until the word `stop` is set."""
+    """Log numbered records until the word `stop` is set, or the master is gone."""
     log = logging.getLogger("fleet")
-    number = 0
-    while not returned[stop]:
+    number, master = 0, os.getppid()
+    while not returned[stop] and os.getppid() == master:
         log.info(
             "record %d of worker %d", number, worker,
             extra={"fleet.host": plan["host"], "worker": worker, "number": number},
@@ -64,7 +64,7 @@ class Host:
             fork(work, self._returned, worker, self._stop, plan)
             for worker in range(plan["workers"])
         ]
-        return {"guardian": self._server.pid}
+        return {"pids": [self._server.pid, *self._workers]}
 
     def look(self) -> dict:
         """Say how far it is."""

@@ -6,6 +6,7 @@ the command that enters one.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Self
@@ -14,6 +15,7 @@ from tests.components import otelcol_path
 from tests.processes.harness import until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 STOP_TIMEOUT_S = 20.0
@@ -26,18 +28,26 @@ class Collector:
     Parameters
     ----------
     directory : Path
-        For its configuration and log.
-    config : str
-        YAML.
+        For its log.
+    configs : str
+        Paths, or "yaml:" and a text: the later ones change the earlier.
     enter : list of str
         A command to start it with.
+    environ : dict of str to str
+        What its configuration reads from the environment.
     """
 
-    def __init__(self, directory: Path, config: str, enter: list[str] = []) -> None:  # noqa: B006 - never changed
-        self._config = directory / "collector.yaml"
-        self._config.write_text(config)
+    def __init__(
+        self,
+        directory: Path,
+        *configs: str,
+        enter: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.configs = configs
         self._log = directory / "collector.log"
         self._enter = enter
+        self._environ = {**os.environ, **(environ or {})}
         self._process: subprocess.Popen | None = None
 
     @property
@@ -53,7 +63,8 @@ class Collector:
         before = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._enter, path, "--config", str(self._config)],
+                [*self._enter, path, *(f"--config={each}" for each in self.configs)],
+                env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

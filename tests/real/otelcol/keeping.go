@@ -27,11 +27,11 @@ func newKeeping() extension.Factory {
 			if directory == "" {
 				return nil, fmt.Errorf("file_storage: directory is needed")
 			}
-			return &keeping{directory}, os.MkdirAll(directory, 0o700)
+			return &keeping{directory}, nil
 		}, component.StabilityLevelDevelopment)
 }
 
-func (*keeping) Start(context.Context, component.Host) error { return nil }
+func (k *keeping) Start(context.Context, component.Host) error { return os.MkdirAll(k.directory, 0o700) }
 
 func (*keeping) Shutdown(context.Context) error { return nil }
 
