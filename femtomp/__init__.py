@@ -37,7 +37,8 @@ from femtomp.errors import (
 from femtomp.record import Identity, Record, Resource, Scope
 from femtomp.worker.carry import with_context
 from femtomp.worker.context import log_context
-from femtomp.worker.handler import WorkerHandler, worker_handler, worker_init
+from femtomp.worker.handler import WorkerHandler, worker_handler
+from femtomp.worker.init import worker_init
 from femtomp.worker.logger import Logger, get_logger
 
 if TYPE_CHECKING:
@@ -220,6 +221,10 @@ def start_server(
         `redact` : bool or Redaction
             What is left out of records before any sink: by default the values of keys
             such as "password" and "token". False: nothing is looked at.
+        `span_after_fork` : {"drop", "link", "inherit"}
+            What a forked child has of the span in which its parent forked it: nothing;
+            its ids as the attributes `femtomp.parent.trace_id` and `.span_id`; or the
+            span itself, so that logs have its ids and spans are its children.
 
     Returns
     -------
@@ -247,7 +252,8 @@ def start_server(
     ... )
     """
     from femtomp.supervisor.start import start
-    from femtomp.worker.channel import watch
+    from femtomp.worker.channel import heed, watch
+    from femtomp.worker.context import set_span_after_fork
     from femtomp.worker.sender import queue
 
     return start(
@@ -260,6 +266,8 @@ def start_server(
         make_queue=queue,
         make_init=_init_for,
         watch=watch,
+        heed=heed,
+        at_fork=set_span_after_fork,
         **options,
     )
 

@@ -15,9 +15,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from femtomp.checks import one_of, put, shown, text
 from femtomp.errors import ConfigError
 from femtomp.file_options import check_file_options, check_path
 from femtomp.formats import FORMATS, Format, checked_format, is_path
+from femtomp.journald_options import JOURNALD_SOCKET, check_journald_options, socket_of
 from femtomp.limits import checked_filter, checked_rate
 from femtomp.otlp_options import check_otlp_options
 
@@ -30,7 +32,6 @@ CONSOLE_FORMATS: Final = tuple(FORMATS)
 FILE_FORMATS: Final = tuple(name for name in FORMATS if name != "auto")
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
-JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class ConsoleSink:
         """Check every option."""
         one_of("ConsoleSink", "stream", self.stream, STREAMS)
         checked = checked_format("ConsoleSink", self.format, CONSOLE_FORMATS)
-        _set(self, "format", checked)
+        put(self, "format", checked)
         _check_shared(self)
 
 
@@ -142,7 +143,7 @@ class FileSink:
 
     def __post_init__(self) -> None:
         """Check every option; make the path absolute."""
-        _set(self, "format", checked_format("FileSink", self.format, FILE_FORMATS))
+        put(self, "format", checked_format("FileSink", self.format, FILE_FORMATS))
         check_file_options(self)
         try:
             path = Path(self.path).expanduser().absolute()
@@ -153,7 +154,7 @@ class FileSink:
             msg = "FileSink: path is empty: say which file, as in file:app.jsonl"
             raise ConfigError(msg)
         check_path(path)
-        _set(self, "path", path)
+        put(self, "path", path)
         _check_shared(self)
 
 
@@ -165,6 +166,25 @@ class JournaldSink:
     ----------
     path : str
         The datagram socket of journald.
+    namespace : str, optional
+        A journal namespace (`LogNamespace=`), instead of `path`.
+    identifier : str, optional
+        SYSLOG_IDENTIFIER, what `journalctl -t` selects; the service's name if not
+        given.
+    prefix : str
+        Before the names of fields that are made of extras: "SHOP_".
+    nested : {"json", "fields"}
+        What becomes of a dict or list: one field with JSON, or a field for each member
+        (CART_ITEMS).
+    sender : {"worker", "supervisor"}
+        "worker": where the supervisor is privileged, journald sees the worker as the
+        sender, so `_PID` and all other trusted fields are its own while it lives.
+    missing : {"refuse", "wait", "stderr"}
+        What to do where journald has no socket when the server starts: fail, keep the
+        records until there is one, or write lines with ``<priority>`` to stderr.
+    rate_limit : {"warn", "pace"}
+        journald drops what a unit logs above its LogRateLimitBurst. "warn" once that
+        this happens; "pace": send no faster, and keep the records.
     level, name, filter, rate
         As in `ConsoleSink`; the name is "journald" if not given.
 
@@ -172,18 +192,29 @@ class JournaldSink:
     --------
     >>> JournaldSink().path
     '/run/systemd/journal/socket'
+    >>> JournaldSink(namespace="shop").path
+    '/run/systemd/journal.shop/socket'
     """
 
     path: str = JOURNALD_SOCKET
     _: KW_ONLY
+    namespace: str | None = None
+    identifier: str | None = None
+    prefix: str = ""
+    nested: Literal["json", "fields"] = "json"
+    sender: Literal["worker", "supervisor"] = "worker"
+    missing: Literal["refuse", "wait", "stderr"] = "refuse"
+    rate_limit: Literal["warn", "pace"] = "warn"
     level: int | str = 0
     name: str | None = None
     filter: Filter = None
     rate: Rate = None
 
     def __post_init__(self) -> None:
-        """Check every option."""
-        _text("JournaldSink", "path", self.path)
+        """Check every option; a namespace becomes its path."""
+        check_journald_options(self)
+        if self.namespace is not None:
+            put(self, "path", socket_of(self.namespace))
         _check_shared(self)
 
 
@@ -211,6 +242,10 @@ class OTLPSink:
     flush_interval_s : float
         Records are gathered so long for one request, if they are few: a request costs
         as much as a hundred records. The first one after a pause is sent at once.
+    metrics : bool
+        Send figures of the whole server, too, to the same collector (/v1/metrics),
+        every `OTEL_METRIC_EXPORT_INTERVAL` milliseconds, 60,000 if not set. What is not
+        given above comes from `OTEL_EXPORTER_OTLP_METRICS_*`.
     certificate_file, client_key_file, client_certificate_file : path-like, optional
         The authority that the collector's certificate is checked with, and what the
         sink shows of itself, PEM; the variables ..._CERTIFICATE, ..._CLIENT_KEY and
@@ -231,6 +266,7 @@ class OTLPSink:
     compression: Literal["none", "gzip", "deflate"] | None = None
     timeout_s: float | None = None
     flush_interval_s: float = 0.2
+    metrics: bool = False
     certificate_file: Path | str | None = None
     client_key_file: Path | str | None = None
     client_certificate_file: Path | str | None = None
@@ -242,11 +278,11 @@ class OTLPSink:
     def __post_init__(self) -> None:
         """Check every option."""
         if self.endpoint is not None:
-            _text("OTLPSink", "endpoint", self.endpoint)
+            text("OTLPSink", "endpoint", self.endpoint)
         if self.protocol is not None:
             one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
         if self.headers is not None:
-            _set(self, "headers", dict(self.headers))
+            put(self, "headers", dict(self.headers))
         check_otlp_options(self)
         _check_shared(self)
 
@@ -300,7 +336,7 @@ class HandlerSink:
             )
             raise ConfigError(msg)
         try:
-            _set(self, "args", {str(k): v for k, v in dict(self.args).items()})
+            put(self, "args", {str(k): v for k, v in dict(self.args).items()})
             pickle.dumps(self.args)
         except Exception as exc:
             msg = (
@@ -356,31 +392,6 @@ def level_number(level: object) -> int:
 
 def _check_shared(sink: SinkOptions) -> None:
     owner = type(sink).__name__
-    _set(sink, "level", level_number(sink.level))
-    _set(sink, "filter", checked_filter(owner, sink.filter, level_number))
-    _set(sink, "rate", checked_rate(owner, sink.rate))
-
-
-def shown(address: str | None) -> str | None:
-    """Return an address without its credentials."""
-    scheme, slashes, rest = (address or "").rpartition("//")
-    _, at, host = rest.rpartition("@")
-    return f"{scheme}{slashes}***@{host}" if at else address
-
-
-def one_of(owner: str, option: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not allowed, by the option's name."""
-    if value not in allowed:
-        msg = f"{owner}: {option} must be one of {', '.join(allowed)}, not {value!r}"
-        raise ConfigError(msg)
-
-
-def _text(owner: str, option: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        msg = f"{owner}: {option} must be a non-empty string, not {value!r}"
-        raise ConfigError(msg)
-
-
-def _set(instance: object, name: str, value: object) -> None:
-    # Frozen to everyone else; __post_init__ may normalise once.
-    object.__setattr__(instance, name, value)
+    put(sink, "level", level_number(sink.level))
+    put(sink, "filter", checked_filter(owner, sink.filter, level_number))
+    put(sink, "rate", checked_rate(owner, sink.rate))

@@ -14,20 +14,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
+from femtomp.checks import shown
 from femtomp.config import (
     CONSOLE_FORMATS,
     DEFAULT_NAMES,
-    JOURNALD_SOCKET,
     SINK_TYPES,
     ConsoleSink,
     FileSink,
     JournaldSink,
     OTLPSink,
     SinkOptions,
-    shown,
 )
 from femtomp.errors import ConfigError
 from femtomp.formats import checked_format
+from femtomp.journald_options import JOURNALD_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,7 +10,8 @@ import logging
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from femtomp.config import level_number, one_of
+from femtomp.checks import one_of
+from femtomp.config import level_number
 from femtomp.errors import ConfigError
 from femtomp.limits import checked_levels
 from femtomp.record import ALL_FRAMES, APPLICATION_FRAMES, MAX_DEPTH
@@ -32,6 +33,8 @@ _MAX_ID: Final = (1 << 32) - 1
 
 Overflow: TypeAlias = Literal["drop_old", "drop_new", "block"]
 OVERFLOWS: Final = ("drop_old", "drop_new", "block")
+SpanAfterFork: TypeAlias = Literal["drop", "link", "inherit"]
+SPANS_AFTER_FORK: Final = ("drop", "link", "inherit")
 
 
 class ServerOptions(TypedDict, total=False):
@@ -53,6 +56,7 @@ class ServerOptions(TypedDict, total=False):
     exception_frames: str | tuple[str, ...]
     redact: Redaction | bool
     levels: Mapping[str, int | str]
+    span_after_fork: SpanAfterFork
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class ServerConfig:
     redact: Redaction | bool = True
     # Of loggers, beside the root logger's.
     levels: Mapping[str, int | str] = field(default_factory=dict)
+    # What becomes, in a forked child, of the span that was active in its parent.
+    span_after_fork: SpanAfterFork = "drop"
 
     @property
     def redaction(self) -> Redaction | None:
@@ -159,6 +165,9 @@ def check_options(options: Mapping[str, object]) -> None:
             continue
         if key == "overflow":
             one_of("start_server", key, value, OVERFLOWS)
+            continue
+        if key == "span_after_fork":
+            one_of("start_server", key, value, SPANS_AFTER_FORK)
             continue
         _number(key, value)
 

@@ -47,6 +47,9 @@ def check_otlp_options(sink: OTLPSink) -> None:
             f"{MAX_FLUSH_INTERVAL_S:g}, not {sink.flush_interval_s!r}"
         )
         raise ConfigError(msg)
+    if not isinstance(sink.metrics, bool):
+        msg = f"OTLPSink: metrics must be True or False, not {sink.metrics!r}"
+        raise ConfigError(msg)
     for name in _FILES:
         _check_file(sink, name)
     if (sink.client_key_file is None) != (sink.client_certificate_file is None):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from femtomp.config import one_of
+from femtomp.checks import one_of
 from femtomp.errors import ConfigError
 
 PATTERN_NAMES: Final = (

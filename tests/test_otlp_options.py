@@ -18,6 +18,7 @@ from femtomp import ConfigError, OTLPSink
         ({"timeout_s": 1e9}, "at most 3600"),
         ({"flush_interval_s": -1}, "flush_interval_s must be seconds, 0 to 5"),
         ({"flush_interval_s": 6}, "flush_interval_s must be seconds, 0 to 5"),
+        ({"metrics": 60}, "metrics must be True or False, not 60"),
         ({"certificate_file": "/no/such.pem"}, "certificate_file: /no/such.pem cannot"),
         ({"certificate_file": 7}, "certificate_file must be a path"),
         ({"certificate_file": "/"}, "cannot be read: Is a directory"),

@@ -3,7 +3,7 @@
 In: a batch of `Record`. Out: protobuf, with one ResourceLogs for each worker and in it
 one ScopeLogs for each scope, or logger where there is no scope. It is written directly:
 the SDK's encoder wants SDK log records first, and even protobuf's own classes cost more
-than all the rest (docs/adr/0015-otlp.md has the figures). Needs no protobuf. Tags are
+than all the rest (docs/adr/0016-otlp.md has the figures). Needs no protobuf. Tags are
 field numbers shifted by three, as in ``opentelemetry/proto/logs/v1/logs.proto``::
 
     ExportLogsServiceRequest  1 resource_logs

@@ -26,7 +26,7 @@ from femtomp.config import PROTOCOLS
 from femtomp.errors import ConfigError, MissingExtraError
 from femtomp.sinks import Delivered, Refused, RetryAfter
 from femtomp.sinks.otlp_transport import (
-    HTTP_PATH,
+    HTTP_PATHS,
     Answer,
     GrpcTransport,
     HttpTransport,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from femtomp.config import OTLPSink
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome
-    from femtomp.sinks.otlp_transport import Transport
+    from femtomp.sinks.otlp_transport import Signal, Transport
 
 # gRPC servers take 4 MiB by default; the rest is room for headers and metadata.
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
@@ -54,10 +54,6 @@ MAX_DOUBTFUL: Final = 8
 # So often in turn, three minutes at least, a last record is tried that does not get in.
 MAX_ALONE: Final = 10
 
-_PROTOCOL_VARIABLES: Final = (
-    "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
-    "OTEL_EXPORTER_OTLP_PROTOCOL",
-)
 _TOO_LARGE: Final = Answer("too large", "above the limit of a request")
 _SPLIT: Final = ("too large", "exhausted")
 _PACKAGES: Final = {
@@ -99,7 +95,9 @@ def require(options: OTLPSink, environ: Mapping[str, str] | None = None) -> None
             raise MissingExtraError(msg)
 
 
-def resolve_protocol(options: OTLPSink, environ: Mapping[str, str]) -> str:
+def resolve_protocol(
+    options: OTLPSink, environ: Mapping[str, str], signal: Signal = "logs"
+) -> str:
     """Tell which protocol is meant: the option, then the environment, then HTTP.
 
     Raises
@@ -115,7 +113,10 @@ def resolve_protocol(options: OTLPSink, environ: Mapping[str, str]) -> str:
     """
     if options.protocol is not None:
         return options.protocol
-    for variable in _PROTOCOL_VARIABLES:
+    for variable in (
+        f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    ):
         value = environ.get(variable, "").strip()
         if value and value not in PROTOCOLS:
             msg = f"{variable} must be one of {', '.join(PROTOCOLS)}, not {value!r}"
@@ -125,8 +126,8 @@ def resolve_protocol(options: OTLPSink, environ: Mapping[str, str]) -> str:
     return PROTOCOLS[0]
 
 
-def http_endpoint(endpoint: str | None) -> str | None:
-    """Complete a base URL to the one that takes logs; None stays None.
+def http_endpoint(endpoint: str | None, signal: Signal = "logs") -> str | None:
+    """Complete a base URL to the one that takes a signal; None stays None.
 
     Examples
     --------
@@ -134,11 +135,14 @@ def http_endpoint(endpoint: str | None) -> str | None:
     'http://collector:4318/v1/logs'
     >>> http_endpoint("http://collector:4318/v1/logs")
     'http://collector:4318/v1/logs'
+    >>> http_endpoint("http://collector:4318/v1/logs", "metrics")
+    'http://collector:4318/v1/metrics'
     """
     if endpoint is None:
         return None
+    path = HTTP_PATHS[signal]
     base = endpoint.rstrip("/")
-    return base if base.endswith(HTTP_PATH) else base + HTTP_PATH
+    return base if base.endswith(path) else base.removesuffix("/v1/logs") + path
 
 
 def open_driver(options: OTLPSink, *, environ: Mapping[str, str]) -> Driver:
@@ -158,13 +162,18 @@ def open_driver(options: OTLPSink, *, environ: Mapping[str, str]) -> Driver:
     ConfigError
         If endpoint or protocol cannot be used.
     """
-    require(options, environ)
-    transport: Transport
-    if resolve_protocol(options, environ) == "grpc":
-        transport = GrpcTransport(options)
-    else:
-        transport = HttpTransport(options, http_endpoint(options.endpoint))
+    transport = open_transport(options, environ)
     return OTLPDriver(transport, interval_s=options.flush_interval_s)
+
+
+def open_transport(
+    options: OTLPSink, environ: Mapping[str, str], signal: Signal = "logs"
+) -> Transport:
+    """Build the exporter of a signal, as `open_driver` does."""
+    require(options, environ)
+    if resolve_protocol(options, environ, signal) == "grpc":
+        return GrpcTransport(options, signal)
+    return HttpTransport(options, http_endpoint(options.endpoint, signal), signal)
 
 
 class OTLPDriver:

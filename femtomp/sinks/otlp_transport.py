@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import time
 from email.utils import parsedate_to_datetime
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from femtomp.errors import ConfigError
 from femtomp.sinks.otlp_http import Poster, header_values, unknown_exporter
@@ -22,7 +23,8 @@ from femtomp.sinks.secrets import credentials, hide, masked
 if TYPE_CHECKING:
     from femtomp.config import OTLPSink
 
-HTTP_PATH: Final = "/v1/logs"
+Signal: TypeAlias = Literal["logs", "metrics"]
+HTTP_PATHS: Final[dict[str, str]] = {"logs": "/v1/logs", "metrics": "/v1/metrics"}
 MAX_REASON_CHARS: Final = 200
 # https://opentelemetry.io/docs/specs/otlp/#failures-1
 _HTTP_RETRYABLE: Final = frozenset({429, 502, 503, 504})
@@ -41,7 +43,15 @@ _GRPC_RETRYABLE: Final = frozenset(
 )
 _GRPC_SIZE_CODES: Final = ("RESOURCE_EXHAUSTED", "OUT_OF_RANGE")
 _GRPC_SIZE_WORDS: Final = ("larger than", "too large", "maximum size", "message size")
-_GRPC_METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+_GRPC_METHODS: Final[dict[str, str]] = {
+    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
+_PACKAGE: Final = "opentelemetry.exporter.otlp.proto"
+_EXPORTERS: Final = {
+    "logs": ("_log_exporter", "OTLPLogExporter"),
+    "metrics": ("metric_exporter", "OTLPMetricExporter"),
+}
 _GRPC_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-grpc"
 # gRPC waits up to two minutes before it connects again; the driver has its own delays.
 _GRPC_RECONNECT_MS: Final = 1000
@@ -91,6 +101,8 @@ class HttpTransport:
         What it does not give is left to the environment.
     endpoint : str or None
         Full URL; None leaves it to the environment.
+    signal : {"logs", "metrics"}
+        Whose variables count.
 
     Raises
     ------
@@ -99,13 +111,14 @@ class HttpTransport:
         inside.
     """
 
-    def __init__(self, options: OTLPSink, endpoint: str | None) -> None:
+    def __init__(
+        self, options: OTLPSink, endpoint: str | None, signal: Signal = "logs"
+    ) -> None:
         from opentelemetry.exporter.otlp.proto.http import Compression
-        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
         hide([*(options.headers or {}).values(), *credentials(endpoint or "")])
         wanted = options.compression
-        self._exporter: Any = OTLPLogExporter(
+        self._exporter: Any = _exporter("http", signal)(
             endpoint=endpoint,
             headers=dict(options.headers) if options.headers else None,
             certificate_file=_path(options.certificate_file),
@@ -160,6 +173,8 @@ class GrpcTransport:
         What it does not give is left to the environment. As the specification has it,
         an endpoint without a scheme is used with TLS unless OTEL_EXPORTER_OTLP_INSECURE
         is "true". Headers replace those of the environment.
+    signal : {"logs", "metrics"}
+        What is exported, and whose variables count.
 
     Raises
     ------
@@ -167,9 +182,8 @@ class GrpcTransport:
         If the installed exporter has another inside.
     """
 
-    def __init__(self, options: OTLPSink) -> None:
+    def __init__(self, options: OTLPSink, signal: Signal = "logs") -> None:
         from grpc import Compression, RpcError
-        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 
         headers = options.headers or {}
         hide(headers.values())
@@ -183,7 +197,7 @@ class GrpcTransport:
         kinds = {"gzip": Compression.Gzip, "deflate": Compression.Deflate}
         wanted = options.compression
         self._rpc_error: type[Exception] = RpcError
-        self._exporter: Any = OTLPLogExporter(
+        self._exporter: Any = _exporter("grpc", signal)(
             endpoint=options.endpoint,
             credentials=_grpc_credentials(options),
             # gRPC refuses capital letters in names of metadata.
@@ -197,7 +211,7 @@ class GrpcTransport:
         known = all(hasattr(self._exporter, name) for name in ("_headers", "_timeout"))
         if not known or not hasattr(channel, "unary_unary"):
             raise unknown_exporter(_GRPC_PACKAGE)
-        self._export: Any = channel.unary_unary(_GRPC_METHOD)
+        self._export: Any = channel.unary_unary(_GRPC_METHODS[signal])
 
     def send(self, data: bytes) -> Answer:
         """Call Export once."""
@@ -217,6 +231,11 @@ class GrpcTransport:
     def close(self) -> None:
         """Close the channel."""
         self._exporter.shutdown()
+
+
+def _exporter(protocol: Literal["http", "grpc"], signal: Signal) -> Any:
+    module, name = _EXPORTERS[signal]
+    return getattr(import_module(f"{_PACKAGE}.{protocol}.{module}"), name)
 
 
 def _grpc_credentials(options: OTLPSink) -> Any:
@@ -314,7 +333,10 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
 
 
 def _accepted(content: bytes, *, is_expected: bool) -> Answer:
-    """Read what came with a success; the records are delivered, whatever it is."""
+    """Read what came with a success; the records are delivered, whatever it is.
+
+    On the wire the answer to metrics is the same message.
+    """
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
         ExportLogsServiceResponse,

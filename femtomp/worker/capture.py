@@ -57,7 +57,7 @@ _SEVERITY_WARN: Final = severity_number(logging.WARNING)
 # The year 2262: nanoseconds are 64 bits wide.
 _LAST_SECOND: Final = 9_223_372_036
 
-_log_fields = context.fields.get
+_read_fields = context.read_fields
 _trace = context.current_trace
 _encode = wire.encode
 _free = wire.free
@@ -108,7 +108,7 @@ def from_log_record(  # noqa: C901, PLR0912 - the hot path
             or type(record) is not _LogRecord
         ):
             return _with_care(record, pid, limits)
-        if fields := _log_fields():
+        if fields := _read_fields[0]():
             extras = {**fields, **extras} if extras else fields
             # They were made plain when they were bound, whatever the depth allowed.
             if (
@@ -181,7 +181,7 @@ def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
     given = {k: v for k, v in record.__dict__.items() if k not in _NOT_EXTRAS}
     if type(beside := given.pop(FIELDS, None)) is dict:
         given |= beside
-    extras = attributes({**_log_fields(), **given}, more, limits, cut)
+    extras = attributes({**_read_fields[0](), **given}, more, limits, cut)
     if of["exc_info"] or of["exc_text"]:
         add_exception(more, cut, of["exc_info"], of["exc_text"], limits)
     if of["stack_info"]:
@@ -314,6 +314,14 @@ def attributes(
 
 def message(record: logging.LogRecord) -> tuple[str, str | None]:
     """Return `getMessage()`, or what can be said instead and why."""
+    try:
+        return exact(record.getMessage()), None
+    except Exception:
+        return _message_again(record)
+
+
+def _message_again(record: logging.LogRecord) -> tuple[str, str | None]:
+    # What a signal handler threw into it has nothing to do with the record.
     try:
         return exact(record.getMessage()), None
     except Exception as exc:

@@ -11,7 +11,8 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from femtomp.worker.carry import with_context
-from femtomp.worker.handler import WorkerHandler, find_spool, worker_init
+from femtomp.worker.handler import WorkerHandler, find_spool
+from femtomp.worker.init import worker_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable

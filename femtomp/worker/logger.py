@@ -47,7 +47,7 @@ _HAS_TASK: Final = hasattr(logging, "logAsyncioTasks")
 
 _level_names = logging._levelToName  # noqa: SLF001 - getLevelName, without the call
 _getframe = sys._getframe  # noqa: SLF001 - as logging's own `currentframe`
-_log_fields = context.fields.get
+_read_fields = context.read_fields
 _trace = context.current_trace
 _modules = sys.modules
 _Standard = logging.Logger
@@ -318,7 +318,7 @@ class Logger:
                     return None
                 is_plain = False
         limits = way.limits
-        if bound := _log_fields():
+        if bound := _read_fields[0]():
             extras = {**bound, **extras}
             # They were made plain when they were bound, whatever the depth allowed.
             if limits.attribute_depth != MAX_DEPTH:

@@ -21,6 +21,10 @@ from typing import NamedTuple, Self
 import grpc
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as messages
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as service
+from opentelemetry.proto.collector.metrics.v1 import (
+    metrics_service_pb2,
+    metrics_service_pb2_grpc,
+)
 
 from tests.components import rotel_path
 
@@ -75,6 +79,8 @@ def decoded(request) -> list[tuple[dict, str, object]]:
 class Receiver(service.LogsServiceServicer):
     """Takes logs over gRPC and HTTP; a context manager.
 
+    Metrics are kept in `metrics`, whatever the script says of logs.
+
     `script` holds answers, the next request's first; a request that is answered from it
     is kept in `refused` instead of `requests`. `partial` is put into each good answer.
     """
@@ -84,6 +90,7 @@ class Receiver(service.LogsServiceServicer):
         self.partial = (0, "")
         self.requests: list[tuple[dict, messages.ExportLogsServiceRequest]] = []
         self.refused: list[messages.ExportLogsServiceRequest] = []
+        self.metrics: list[metrics_service_pb2.ExportMetricsServiceRequest] = []
         self._lock = threading.Lock()
 
     def start(self, host: str = "127.0.0.1", ports: tuple = (0, 0)) -> Receiver:
@@ -92,6 +99,9 @@ class Receiver(service.LogsServiceServicer):
         pool = futures.ThreadPoolExecutor(4)
         self._grpc = grpc.server(pool, options=options)
         service.add_LogsServiceServicer_to_server(self, self._grpc)
+        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(
+            _Metrics(self.metrics), self._grpc
+        )
         port = self._grpc.add_insecure_port(f"{host}:{ports[0]}")
         self.grpc_endpoint = f"http://127.0.0.1:{port}"
         self._grpc.start()
@@ -149,6 +159,26 @@ class Receiver(service.LogsServiceServicer):
         self.stop()
 
 
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    def __init__(self, taken: list) -> None:
+        self._taken = taken
+
+    def Export(self, request, _context):
+        self._taken.append(request)
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
+def points(request) -> dict:
+    """Give a request's points: by name, and by attributes in the order of keys."""
+    found = {}
+    for metric in request.resource_metrics[0].scope_metrics[0].metrics:
+        data = getattr(metric, metric.WhichOneof("data"))
+        for point in data.data_points:
+            key = tuple(sorted(attributes(point.attributes).items()))
+            found[(metric.name, *key)] = point
+    return found
+
+
 def _handler(receiver: Receiver) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -158,6 +188,14 @@ def _handler(receiver: Receiver) -> type[http.server.BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
+            if self.path == "/v1/metrics":
+                taken = metrics_service_pb2.ExportMetricsServiceRequest
+                receiver.metrics.append(taken.FromString(body))
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             request = messages.ExportLogsServiceRequest.FromString(body)
             headers = {k.lower(): v for k, v in self.headers.items()}
             answer = receiver.take({**headers, ":path": self.path}, request)

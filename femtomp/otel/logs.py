@@ -35,7 +35,7 @@ from femtomp.record import DEFAULT_LIMITS, SEVERITY_MAX
 from femtomp.record import severity_number as to_severity
 from femtomp.worker import capture
 from femtomp.worker.channel import channel, say
-from femtomp.worker.context import fields as log_fields
+from femtomp.worker.context import read_fields
 from femtomp.worker.fork import catch_up, mark
 from femtomp.worker.handler import worker_handler
 from femtomp.worker.plain import Room, described, plain, text
@@ -276,7 +276,7 @@ class Logger(api.Logger):
         if parts.observed_timestamp is not None:
             more["observed"] = _nanoseconds(parts.observed_timestamp)
         cut: dict[str, int] = {}
-        given = {**log_fields.get(), **(parts.attributes or {})}
+        given = {**read_fields[0](), **(parts.attributes or {})}
         kept = capture.attributes(given, more, limits, cut)
         error = parts.exception
         if error is not None:
