@@ -18,7 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from femtomp.sinks import RetryAfter
-from femtomp.sinks.otlp import OTLPDriver
+from femtomp.sinks.otlp import FIRST_DELAY_S, MAX_DELAY_S, OTLPDriver
 from femtomp.sinks.otlp_transport import Answer
 from femtomp.supervisor.pump import MAX_BATCH_RECORDS
 
@@ -125,7 +125,10 @@ class Femtomp:
 
 
 class Drawn:
-    """To compare with: the same doubling, and another share of it by chance."""
+    """To compare with: the same doubling, and another share of it by chance.
+
+    What a gateway asks for is waited for exactly.
+    """
 
     share = 0.0
 
@@ -138,8 +141,10 @@ class Drawn:
         if answer.kind == "accepted":
             self._failures = 0
             return None
-        delay = min(2.0**self._failures, 30.0)
+        delay = min(FIRST_DELAY_S * 2.0**self._failures, MAX_DELAY_S)
         self._failures = min(self._failures + 1, 10)
+        if answer.delay_s is not None:
+            return answer.delay_s
         return delay * (1 - self.share * self._draw())
 
 
@@ -221,5 +226,7 @@ def simulate(plan: Plan, retries: Callable[..., Retries] = Femtomp) -> Herd:
             fleet.used += plan.share
         else:
             heapq.heappush(asks, (done, host))
-    counts = {name: getattr(fleet, name) for name in ("refused", "delivered", "evicted")}
+    counts = {
+        name: getattr(fleet, name) for name in ("refused", "delivered", "evicted")
+    }
     return herd._replace(**counts)
