@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent.parent
 GRPC_PORT, HTTP_PORT, BACKEND_PORT = 4317, 4318, 9000
 ANSWER_TIMEOUT_S = 90.0
 # A request that got no answer by then is tried again.
-REQUEST_TIMEOUT_S = 2.0
+REQUEST_TIMEOUT_S = 4.0
 
 # No queue and no retries: the Collector answers when the backend has answered.
 CONFIG = f"""
@@ -294,13 +294,14 @@ class Fleet:
         until(is_heard, f"hosts {sorted(hosts)} are heard", timeout=60)
         return time.monotonic() - begun
 
-    def until_waiting(self, hosts: Iterable[int], records: int = 150) -> None:
+    def until_waiting(self, hosts: Iterable[int], records: int) -> None:
         """Wait until hosts have that many records that they cannot deliver."""
         until(
             lambda: (
                 min(self.all_say("look")[host]["pending"] for host in hosts) >= records
             ),
             f"hosts {sorted(hosts)} keep their records",
+            timeout=60,
         )
 
     def __exit__(self, *_: object) -> None:

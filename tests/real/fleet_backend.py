@@ -32,13 +32,13 @@ class Book:
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._numbers = (f"{os.getpid()}.{n}" for n in itertools.count())
+        self._numbers = itertools.count()
         self._slow = threading.Event()  # never set: what is waited on
         self.delay_s = 0.0
 
     def take(self, records: list[tuple[str, dict]]) -> None:
         """Write records down: their hosts' names and attributes; then wait."""
-        request, now = next(self._numbers), time.monotonic_ns()
+        request, now = f"{os.getpid()}.{next(self._numbers)}", time.monotonic_ns()
         lines = [
             f"{now} {request} {found['log.record.uid']} {name} "
             f"{found['fleet.host']} {found['worker']} {found['number']}\n"

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 HOSTS, WORKERS = 8, 4
 # Records a second of each worker.
 RATE = 25
-# An answer of the backend, where it is slow; the sinks wait for 2 s.
+# Records that a host has made in 5 s: by then its sink has waited in vain for an answer.
+WAITING = 5 * RATE * WORKERS
+# An answer of the backend, where it is slow; the sinks wait for 4 s.
 SLOW_S = 0.4
 # As long as a request may have been on its way when a fault began.
-ON_ITS_WAY_NS = 3_000_000_000
+ON_ITS_WAY_NS = 5_000_000_000
 
 
 class Window(NamedTuple):
@@ -55,10 +57,14 @@ class Faults:
 
     def stop(self) -> None:
         """It ends in good order, is away until all hosts wait, and comes back."""
+        begun = time.monotonic_ns()
         self._gateway.stop()
-        self._fleet.until_waiting(range(HOSTS))
+        self._fleet.until_waiting(range(HOSTS), WAITING)
         self._gateway.start()
-        self._recovered("stopped and started", range(HOSTS))
+        if self._gateway.kind == "otelcol":
+            self._recovered("stopped and started", range(HOSTS))
+        else:  # Python's gRPC server ends without the answers that it owes
+            self._lost_answers("stopped and started", range(HOSTS), begun)
 
     def kill(self) -> None:
         """It is killed while most hosts wait for its answer, and comes back at once."""
@@ -83,7 +89,7 @@ class Faults:
         """It stands still for longer than a sink waits."""
         begun = time.monotonic_ns()
         self._gateway.pause()
-        self._fleet.until_waiting(range(HOSTS), 300)
+        self._fleet.until_waiting(range(HOSTS), WAITING)
         self._gateway.pause(signal.SIGCONT)
         self._lost_answers("halted", range(HOSTS), begun)
 
@@ -94,9 +100,8 @@ class Faults:
         begun = time.monotonic_ns()
         for host in hosts:
             self._gateway.cable(host, "down")
-        self._fleet.until_waiting(hosts, 300)
-        others = self._fleet.until_heard(set(range(HOSTS)) - set(hosts))
-        assert others < 5, "hosts with a cable wait for those without"
+        self._fleet.until_waiting(hosts, WAITING)
+        self._fleet.until_heard(set(range(HOSTS)) - set(hosts))
         for host in hosts:
             self._gateway.cable(host, "up")
         self._lost_answers("cut off", hosts, begun)
