@@ -1,7 +1,7 @@
 """What a gateway of many hosts must take, and what happens when it is away.
 
 `python -m benchmarks.fleet`: measures what a record costs on this machine (bytes in a
-lane, bytes in OTLP, a Collector's CPU time if there is one), and reckons from that. The
+lane, bytes in OTLP, a Collector's CPU time if one is named), and reckons from that. The
 herd is simulated with femtomp's own retries (`benchmarks.fleet_herd`). Every table says
 what it assumes; docs/fleet.md explains them.
 """
@@ -9,6 +9,7 @@ what it assumes; docs/fleet.md explains them.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,6 @@ from benchmarks.fleet_measure import Bytes, Cost, measure_bytes, measure_collect
 from femtomp.sinks.otlp import MAX_DELAY_S
 from femtomp.supervisor.pump import MAX_BATCH_RECORDS
 from femtomp.supervisor.room import SHORT_AT
-from tests.components import otelcol_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -168,10 +168,15 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=1.0, help="flush_interval_s")
     parser.add_argument("--headroom", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--collector", metavar="PATH", default=os.environ.get("OTELCOL"),
+        help="whose CPU time is measured; $OTELCOL if not given",
+    )  # fmt: skip
     given = parser.parse_args()
     size, bodies = measure_bytes()
-    cost = measure_collector(bodies) if otelcol_path() else USUAL
-    whose = "measured" if otelcol_path() else "assumed: make test-collector builds one"
+    program = given.collector
+    cost = measure_collector(program, bodies) if program else USUAL
+    whose = "measured" if program else "assumed; --collector PATH measures it"
     print(
         f"A record: {size.lane:.0f} bytes in a lane, {size.otlp:.0f} in OTLP, "
         f"{size.gzipped:.0f} by gzip (these are all alike).\n"

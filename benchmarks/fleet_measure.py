@@ -1,7 +1,7 @@
 """What one record costs, measured: bytes in a lane, bytes in OTLP, a Collector's time.
 
 The records are those of a request's end in a shop, as `benchmarks.otlp` logs them. The
-Collector is the one that `make test-collector` builds; without it nothing is said of it.
+Collector is one that its user names, as that which `make test-collector` builds.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import gzip
 import http.client
 import http.server
 import logging
-import tempfile
+import socket
+import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import femtomp
@@ -24,6 +24,7 @@ RECORDS = 20_000
 # Of one request, in the measure of a Collector, and how many records it gets in all.
 SIZES = (10, 1000)
 POSTED = 200_000
+START_TIMEOUT_S = 20.0
 _QUIET_S = 0.5
 _CONFIG = """
 receivers:
@@ -152,26 +153,38 @@ def request_of(bodies: list[bytes], size: int) -> bytes:
     return request.SerializeToString()
 
 
-def measure_collector(bodies: list[bytes]) -> Cost:
+def measure_collector(program: str, bodies: list[bytes]) -> Cost:
     """Send the same records in small and in large requests; solve for the two costs."""
-    from tests.real.otelcol_process import Collector
-    from tests.real.otlp import free_port
-
     backend = Backend(keeps=False)
-    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
     config = _CONFIG.format(port=port, backend=backend.url)
+    collector = subprocess.Popen(
+        [program, f"--config=yaml:{config}"], stderr=subprocess.DEVNULL
+    )
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="benchmark-") as directory,
-            Collector(Path(directory), f"yaml:{config}") as collector,
-        ):
-            took = [_cpu_s(collector.pid, port, bodies, size) for size in SIZES]
+        _until_it_listens(collector, port)
+        took = [_cpu_s(collector.pid, port, bodies, size) for size in SIZES]
     finally:
+        collector.terminate()
+        collector.wait()
         backend.close()
     small, large = SIZES
     # CPU by record = request_s / size + record_s, for both sizes.
     request_s = (took[0] - took[1]) / (1 / small - 1 / large)
     return Cost(request_s, took[1] - request_s / large)
+
+
+def _until_it_listens(collector: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if collector.poll() is not None or time.monotonic() > deadline:
+            msg = f"{collector.args[0]} does not listen"
+            raise RuntimeError(msg)
+        time.sleep(0.02)
 
 
 def _cpu_s(pid: int, port: int, bodies: list[bytes], size: int) -> float:
