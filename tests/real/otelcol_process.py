@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 20.0
 READY = "Everything is ready"
+# Whatever ends the test's process ends the Collector.
+_WITH_ME = ["setpriv", "--pdeathsig", "KILL"]
 
 
 class Collector:
@@ -63,7 +65,12 @@ class Collector:
         before = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._enter, path, *(f"--config={each}" for each in self.configs)],
+                [
+                    *self._enter,
+                    *_WITH_ME,
+                    path,
+                    *(f"--config={c}" for c in self.configs),
+                ],
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -74,7 +81,11 @@ class Collector:
             assert self._process.poll() is None, self.log()[before:]
             return READY in self.log()[before:]
 
-        until(is_ready, "the Collector is ready")
+        try:
+            until(is_ready, "the Collector is ready")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def log(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -155,6 +156,7 @@ def test_a_fleet_loses_nothing_and_doubles_only_what_was_unanswered(tmp_path) ->
     from tests.real.fleet import Fleet
 
     print("seed", SEED)
+    links = set(os.listdir("/sys/class/net"))
     with Fleet(tmp_path, HOSTS, WORKERS, RATE) as fleet:
         print("collector:", fleet.gateway.kind)
         fleet.until_heard(range(HOSTS))
@@ -164,6 +166,7 @@ def test_a_fleet_loses_nothing_and_doubles_only_what_was_unanswered(tmp_path) ->
         rested = fleet.all_say("rest")
         ended = fleet.all_say("end")
         found = copies_by_uid(fleet.gateway.arrived())
+    assert set(os.listdir("/sys/class/net")) == links
     assert all(status == 0 for host in rested for status in host["statuses"])
     check_doubles(found, faults.windows)
     check_all_arrived(found, [host["returned"] for host in rested])
