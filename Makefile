@@ -1,7 +1,7 @@
 # Every target sets itself up: Python >= 3.11 with venv, and make, are all it needs.
 #
 #   make demo | test | test-free-threaded | test-oldest-otel | test-journald
-#   make torture | mutants | lint | types | benchmark | clean
+#   make test-collector | torture | mutants | lint | types | benchmark | clean
 #
 # VENV=DIR       the virtual environment (.venv)
 # PYTHON=EXE     what to make it with; else the first usable of the names below
@@ -22,8 +22,8 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 	$(shell $(p) -c '$(USABLE)' >/dev/null 2>&1 && echo $(p))))
 
-.PHONY: demo test test-free-threaded test-oldest-otel test-journald torture
-.PHONY: mutants lint types benchmark clean
+.PHONY: demo test test-free-threaded test-oldest-otel test-journald
+.PHONY: test-collector torture mutants lint types benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/femtomp demo $(ARGS)
@@ -82,6 +82,16 @@ test-journald: $(STAMP) $(if $(JOURNALD_ROOT),$(JOURNALD_ROOT)/usr/lib/systemd/s
 $(CURDIR)/.journald-root/usr/lib/systemd/systemd-journald:
 	debootstrap --variant=minbase --include=systemd sid $(CURDIR)/.journald-root
 
+# Against the OpenTelemetry Collector, which is built if there is none: as root.
+COLLECTOR ?= .collector
+COLLECTOR_TESTS := tests/real/test_collector.py tests/real/test_fleet.py \
+	tests/examples/test_collector.py
+test-collector: $(STAMP)
+	set -e; otelcol=$$(tests/real/otelcol/build.sh $(COLLECTOR)); \
+		FEMTOMP_TEST_REQUIRE="$${FEMTOMP_TEST_REQUIRE:-otlp,netns},otelcol" \
+		OTELCOL=$$otelcol $(BIN)/python -m pytest -rP $(ARGS) \
+		$(or $(TESTS),$(COLLECTOR_TESTS))
+
 # Faults put into a copy of the tree; it exits with 1 if the tests miss one.
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants $(ARGS)
@@ -97,8 +107,8 @@ benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(FREE) $(OLDEST) .journald-root build dist .hypothesis
-	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FREE) $(OLDEST) $(COLLECTOR) .journald-root build dist
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks examples femtomp tests -name __pycache__ -type d \
 		-exec rm -rf {} + 2>/dev/null || true
 

@@ -80,6 +80,28 @@ def rotel_path() -> Path:
     return path
 
 
+def otelcol_path() -> str | None:
+    """Find the Collector: $OTELCOL, or what `make test-collector` has built."""
+    built = Path(__file__).parent.parent / ".collector" / "otelcol"
+    path = shutil.which(os.environ.get("OTELCOL") or built)
+    return None if path is None else str(Path(path).absolute())
+
+
+def _otelcol() -> str | None:
+    found = otelcol_path()
+    return None if found else "the Collector was not built: make test-collector"
+
+
+def _netns() -> str | None:
+    reason = _program("unshare") or _program("nsenter") or _program("ip")
+    if reason is not None:
+        return reason
+    pair = ["ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth1"]
+    if subprocess.run(["unshare", "-n", "-u", *pair], capture_output=True).returncode:
+        return "network namespaces with veth pairs are not permitted"
+    return None
+
+
 def _packages(*names: str) -> str | None:
     for name in names:
         try:
@@ -104,6 +126,8 @@ CHECKS = {
         "opentelemetry.sdk",
     ),
     "rotel": _rotel,
+    "otelcol": _otelcol,
+    "netns": _netns,
     "gunicorn": lambda: _packages("gunicorn"),
     "redis": lambda: _program("redis-server"),
     "strace": lambda: _program("strace"),

@@ -266,8 +266,10 @@ class OTLPDriver:
         # Counted no further than the delay grows, so that it cannot overflow.
         self._failures = min(self._failures + 1, 10)
         if answer.delay_s is not None:
-            return min(max(answer.delay_s, MIN_DELAY_S), MAX_RETRY_AFTER_S)
-        return min(backoff * (1 + JITTER * (2 * self._draw() - 1)), MAX_DELAY_S)
+            asked = min(max(answer.delay_s, MIN_DELAY_S), MAX_RETRY_AFTER_S)
+            # All hosts are told the same: later than that, so as not to come at once.
+            return asked * (1 + JITTER * self._draw())
+        return backoff * (1 + JITTER * (2 * self._draw() - 1))
 
     def close(self) -> None:
         """Close the connection; nothing is buffered."""

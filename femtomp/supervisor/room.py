@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from femtomp.supervisor.members import Member
 
 # Writers stop at seven eighths: room is made before that where it costs no delivery.
-_SHORT_AT: Final = 3, 4
+SHORT_AT: Final = 3, 4
 # For sinks that work, before what they have not got to is given up: half of what a
 # writer waits.
 _CATCH_UP_S: Final = 0.05
@@ -179,5 +179,5 @@ def _has_closed(member: Member) -> bool:
 
 
 def _is_near(held: int, quota: int) -> bool:
-    part, whole = _SHORT_AT
+    part, whole = SHORT_AT
     return bool(quota) and held > quota * part // whole

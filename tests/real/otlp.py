@@ -93,8 +93,8 @@ class Receiver(service.LogsServiceServicer):
         self.metrics: list[metrics_service_pb2.ExportMetricsServiceRequest] = []
         self._lock = threading.Lock()
 
-    def start(self) -> Receiver:
-        """Listen on free ports of the loopback interface."""
+    def start(self, host: str = "127.0.0.1", ports: tuple = (0, 0)) -> Receiver:
+        """Listen, for gRPC and HTTP; on free ports of the loopback interface."""
         options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
         pool = futures.ThreadPoolExecutor(4)
         self._grpc = grpc.server(pool, options=options)
@@ -102,10 +102,11 @@ class Receiver(service.LogsServiceServicer):
         metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(
             _Metrics(self.metrics), self._grpc
         )
-        port = self._grpc.add_insecure_port("127.0.0.1:0")
+        port = self._grpc.add_insecure_port(f"{host}:{ports[0]}")
         self.grpc_endpoint = f"http://127.0.0.1:{port}"
         self._grpc.start()
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        address = host, ports[1]
+        self._http = http.server.ThreadingHTTPServer(address, _handler(self))
         self._http.daemon_threads = True
         self.http_endpoint = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
