@@ -36,7 +36,12 @@ from femtomp.errors import (
 )
 from femtomp.record import Identity, Record, Resource, Scope
 from femtomp.worker.context import log_context
-from femtomp.worker.handler import WorkerHandler, worker_handler, worker_init
+from femtomp.worker.handler import (
+    WorkerHandler,
+    identify,
+    worker_handler,
+    worker_init,
+)
 from femtomp.worker.logger import Logger, get_logger
 
 if TYPE_CHECKING:
@@ -94,6 +99,7 @@ __all__ = [
     "WorkerHandler",
     "basic_config",
     "get_logger",
+    "identify",
     "log_context",
     "start_server",
     "worker_handler",

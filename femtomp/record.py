@@ -141,6 +141,8 @@ class Identity(NamedTuple):
         Host name.
     command : str
         Path of the program's script, or the interpreter's.
+    attributes : tuple of (str, value) pairs
+        What `femtomp.identify` or the pool has told besides: a worker's age, a rank.
     """
 
     pid: int
@@ -152,6 +154,7 @@ class Identity(NamedTuple):
     role: str
     host: str
     command: str
+    attributes: tuple[tuple[str, AnyValue], ...] = ()
 
 
 class Resource(dict[str, AnyValue]):

@@ -34,6 +34,7 @@ def worker_resource(
     """
     brief: dict[str, Any] = {
         **base,
+        **dict(identity.attributes),
         "service.instance.id": str(uuid.uuid5(_NAMESPACE, seed)),
         "process.pid": identity.pid,
         "host.name": identity.host,

@@ -256,6 +256,11 @@ class Channel:
         while self._inherited:
             close_known(self._inherited.pop())
 
+    def renew(self) -> None:
+        """Go on in another lane, as somebody else: see `femtomp.identify`."""
+        with self._opening:
+            self._lose_lane()
+
     def close(self) -> None:
         """Close the lane and the spool."""
         lane, spool = self._lane, self._spool
@@ -306,6 +311,15 @@ def watch(path: str, tend: Callable[[], None] | None) -> None:
     way.tend = tend
     if tend is not None:
         way.try_again()
+
+
+def renew() -> None:
+    """Have every channel open another lane at its next record.
+
+    The old ones stay open for life: another thread may be in the middle of one.
+    """
+    for each in list(_channels.values()):
+        each.renew()
 
 
 def close_channel(path: str) -> None:

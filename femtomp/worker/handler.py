@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from femtomp.errors import ConfigError, NoServerError
 from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record, to_log_record
-from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
+from femtomp.worker.channel import Channel, Sent, channel, close_channel, renew, say
 from femtomp.worker.fork import catch_up, mark
+from femtomp.worker.identity import add
 from femtomp.worker.plain import described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
 MISSING: Final = ("raise", "stderr", "ignore")
@@ -344,6 +348,34 @@ def worker_init(
             logging.getLogger(name).setLevel(number)
     except Exception as exc:
         say(f"worker_init failed: {type(exc).__name__}: {exc}")
+
+
+def identify(who: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+    """Say who a process is: attributes that all its records' resources have.
+
+    Best before the first record: a process that has logged already goes on in another
+    lane, with another `service.instance.id`. Integrations of pools use it; so may you,
+    where a worker has a number or a shard. Told again, later words win.
+
+    Parameters
+    ----------
+    who : mapping of str to str, number or bool, or callable
+        A mapping is about this process alone. A callable without parameters, which
+        returns one, is asked in each process, forked children too, when it logs for
+        the first time. "femtomp.worker.name" is the name that all formats show.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+
+    Examples
+    --------
+    >>> import femtomp
+    >>> femtomp.identify({"femtomp.worker.name": "importer", "shard": 3})
+    """
+    add(who)
+    renew()
 
 
 def server_levels(spool: str | None) -> tuple[int, dict[str, int]]:
