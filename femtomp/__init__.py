@@ -35,7 +35,7 @@ from femtomp.errors import (
     StartError,
 )
 from femtomp.record import Identity, Record, Resource, Scope
-from femtomp.worker.context import log_context
+from femtomp.worker.context import log_context, traceparent
 from femtomp.worker.handler import (
     WorkerHandler,
     identify,
@@ -102,6 +102,7 @@ __all__ = [
     "identify",
     "log_context",
     "start_server",
+    "traceparent",
     "worker_handler",
     "worker_init",
 ]

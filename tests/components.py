@@ -105,7 +105,12 @@ CHECKS = {
     ),
     "rotel": _rotel,
     "gunicorn": lambda: _packages("gunicorn"),
-    "redis": lambda: _program("redis-server"),
+    "celery": lambda: _packages("celery"),
+    "gevent": lambda: _packages("gevent"),
+    "loky": lambda: _packages("joblib"),
+    "redis": lambda: _packages("redis") or _program("redis-server"),
+    "uvicorn": lambda: _packages("uvicorn"),
+    "uvicorn_worker": lambda: _packages("uvicorn", "uvicorn_worker"),
     "strace": lambda: _program("strace"),
     "tmpfs": _tmpfs,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import itertools
 import json
 import logging
@@ -116,9 +115,8 @@ def test_workers_of_each_class_lose_nothing(tmp_path, name: str) -> None:
     each worker has a name of its own, and each answer one access record.
     """
     kind, app, arguments = CLASSES[name]
-    module = kind.partition(".")[0]
-    if kind not in ("sync", "gthread") and importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed")
+    if kind not in ("sync", "gthread"):
+        require(kind.partition(".")[0])
     gunicorn = started(
         tmp_path, f"--workers={WORKERS}", f"--worker-class={kind}", *arguments,
         app=f"tests.integrations.app:{app}",

@@ -107,7 +107,7 @@ def test_a_callable_that_raises_loses_no_record(tmp_path) -> None:
 
 
 def test_ranks_come_from_the_environment(tmp_path) -> None:
-    """torchrun's variables are in the resource, as numbers; a part of them is not."""
+    """The variables of torchrun are in the resource, as numbers; a part of them is not."""
     environ = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
     (record,) = run(tmp_path, 'log.info("here")', **environ)
     names = ("process.rank", "process.local_rank", "process.world_size")
