@@ -35,7 +35,7 @@ from femtomp.errors import (
     StartError,
 )
 from femtomp.record import Identity, Record, Resource, Scope
-from femtomp.worker.context import log_context, traceparent
+from femtomp.worker.context import log_context, traceparent, with_context
 from femtomp.worker.handler import (
     WorkerHandler,
     identify,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         JournaldSink,
         OTLPSink,
     )
+    from femtomp.integrations.pool import ProcessPoolExecutor
     from femtomp.lanes.queue import Queue
     from femtomp.options import ServerOptions
     from femtomp.redaction import Redaction
@@ -82,6 +83,7 @@ __all__ = [
     "MissingExtraError",
     "NoServerError",
     "OTLPSink",
+    "ProcessPoolExecutor",
     "Queue",
     "Record",
     "Redaction",
@@ -103,6 +105,7 @@ __all__ = [
     "log_context",
     "start_server",
     "traceparent",
+    "with_context",
     "worker_handler",
     "worker_init",
 ]
@@ -114,6 +117,7 @@ _LATE = {
     "HandlerSink": "femtomp.config",
     "JournaldSink": "femtomp.config",
     "OTLPSink": "femtomp.config",
+    "ProcessPoolExecutor": "femtomp.integrations.pool",
     "Queue": "femtomp.lanes.queue",
     "Delivered": "femtomp.sinks",
     "Refused": "femtomp.sinks",

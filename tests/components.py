@@ -106,6 +106,7 @@ CHECKS = {
     "rotel": _rotel,
     "gunicorn": lambda: _packages("gunicorn"),
     "celery": lambda: _packages("celery"),
+    "django": lambda: _packages("django"),
     "gevent": lambda: _packages("gevent"),
     "loky": lambda: _packages("joblib"),
     "redis": lambda: _packages("redis") or _program("redis-server"),

@@ -16,7 +16,8 @@ or no line at all, with sinks from `FEMTOMP_SINKS`:
 State is kept here and not in the configuration file, which is executed anew, as another
 module, at each reload (HUP). The server starts when gunicorn sets up its logger: before
 that, `--daemon` has not forked yet; after it, `--preload` imports the application, and
-only then comes `on_starting`. A second master (USR2) starts a server of its own.
+only then comes `on_starting`. Its own atexit stops it: gunicorn may log behind `on_exit`,
+when a worker that it killed is reaped. A second master (USR2) has a server of its own.
 """
 
 from __future__ import annotations
@@ -228,16 +229,9 @@ def _compose(cfg: Any, name: str, ours: Callable[..., None]) -> None:
         ours(*args)
         theirs(*args)
 
-    def both_at_last(*args: Any) -> None:
-        try:
-            theirs(*args)
-        finally:
-            ours(*args)
-
-    made: Any = both_at_last if name == "on_exit" else both
-    made.is_femtomps = True
+    both.is_femtomps = True  # type: ignore[attr-defined]
     # Not by `cfg.set`, which counts parameters; what it does besides is done already.
-    setting.value = made
+    setting.value = both
 
 
 def _pre_fork(_: Any, worker: Any) -> None:
@@ -287,12 +281,6 @@ def _child_exit(_: Any, worker: Any) -> None:
     _error_log.info("Worker-%s (pid:%s) has ended", *fields.values(), extra=fields)
 
 
-def _on_exit(_: Any) -> None:
-    server = _pool.server
-    if server is not None and server.is_mine():
-        server.stop()
-
-
 _HOOKS: Final[dict[str, Callable[..., None]]] = {
     "pre_fork": _pre_fork,
     "post_worker_init": _post_worker_init,
@@ -300,5 +288,4 @@ _HOOKS: Final[dict[str, Callable[..., None]]] = {
     "post_request": _post_request,
     "worker_abort": _worker_abort,
     "child_exit": _child_exit,
-    "on_exit": _on_exit,
 }

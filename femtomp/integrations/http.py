@@ -65,6 +65,18 @@ def request_id(environ: Mapping[str, Any]) -> str | None:
     return found[:MAX_REQUEST_ID_CHARS] if isinstance(found, str) else None
 
 
+def safe_id(found: str | None) -> str | None:
+    r"""Return an id if a header can carry it back; None otherwise.
+
+    Examples
+    --------
+    >>> safe_id("r-1"), safe_id("a\r\nSet-Cookie: b")
+    ('r-1', None)
+    """
+    usable = found and found.isascii() and found.isprintable()
+    return found if usable else None
+
+
 def status_code(status: object) -> int | None:
     """Return a status as a number; None for a request that got no response.
 

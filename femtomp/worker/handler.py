@@ -186,7 +186,11 @@ class WorkerHandler(logging.Handler):
             text = (self.formatter or _FALLBACK).format(record)
         except Exception as exc:
             text = f"{record.levelname} {record.name}: {record.msg!r} ({exc!r})"
-        text = _without_secrets(text)
+        try:
+            text = _without_secrets(text)
+        except ImportError:
+            # A signal handler's record, in the midst of the import that this needs.
+            text = f"{record.levelname} {record.name}: [redacted]"
         try:
             os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
         except OSError:

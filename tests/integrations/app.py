@@ -10,9 +10,8 @@ import logging
 import os
 import time
 
-from tests.examples.ledger import noting
+from tests.integrations import noted  # noqa: F401 - has an effect
 
-logging.Logger.handle = noting(logging.Logger.handle)
 log = logging.getLogger("app")
 
 

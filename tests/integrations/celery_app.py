@@ -10,11 +10,10 @@ from celery import Celery
 
 import femtomp
 from femtomp.integrations import celery as integration
-from tests.examples.ledger import noting
+from tests.integrations import noted  # noqa: F401 - has an effect
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-logging.Logger.handle = noting(logging.Logger.handle)
 log = logging.getLogger("tasks")
 library = logging.getLogger("library")
 
