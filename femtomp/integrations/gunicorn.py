@@ -16,8 +16,9 @@ or no line at all, with sinks from `FEMTOMP_SINKS`:
 State is kept here and not in the configuration file, which is executed anew, as another
 module, at each reload (HUP). The server starts when gunicorn sets up its logger: before
 that, `--daemon` has not forked yet; after it, `--preload` imports the application, and
-only then comes `on_starting`. Its own atexit stops it: gunicorn may log behind `on_exit`,
-when a worker that it killed is reaped. A second master (USR2) has a server of its own.
+only then comes `on_starting`. Its own atexit stops it: gunicorn may log behind
+`on_exit`, when a worker that it killed is reaped. A second master (USR2) has a server
+of its own.
 """
 
 from __future__ import annotations

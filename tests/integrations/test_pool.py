@@ -60,7 +60,7 @@ def test_bare_tasks_log(tmp_path, kind: str, method: str) -> None:
     """
     row, tasks = run(tmp_path, kind, method)
     assert len(tasks) >= KINDS[kind]
-    assert row.workers >= 2
+    assert row.workers > 2 or kind == "manager"
     start = {"fork": "Fork", "spawn": "Spawn", "forkserver": "ForkServer"}[method]
     names = {record["resource"]["femtomp.worker.name"] for record in tasks}
     assert all(name.startswith(start) for name in names), names
