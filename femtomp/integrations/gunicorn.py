@@ -95,8 +95,6 @@ def install(namespace: dict[str, Any], sinks: object = None, **options: Any) -> 
     namespace.setdefault("logger_class", f"{__name__}.Logger")
     # The first hook of all, for a logger class of the user's.
     theirs = namespace.get("nworkers_changed")
-    if getattr(theirs, "__module__", None) == __name__:
-        return
 
     def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
         _set_up(server.cfg)
