@@ -35,13 +35,10 @@ from femtomp.errors import (
     StartError,
 )
 from femtomp.record import Identity, Record, Resource, Scope
-from femtomp.worker.context import log_context, traceparent, with_context
-from femtomp.worker.handler import (
-    WorkerHandler,
-    identify,
-    worker_handler,
-    worker_init,
-)
+from femtomp.worker.context import log_context, traceparent
+from femtomp.worker.handler import WorkerHandler, worker_handler
+from femtomp.worker.identify import identify
+from femtomp.worker.init import worker_init
 from femtomp.worker.logger import Logger, get_logger
 
 if TYPE_CHECKING:
@@ -56,7 +53,6 @@ if TYPE_CHECKING:
         JournaldSink,
         OTLPSink,
     )
-    from femtomp.integrations.pool import ProcessPoolExecutor
     from femtomp.lanes.queue import Queue
     from femtomp.options import ServerOptions
     from femtomp.redaction import Redaction
@@ -83,7 +79,6 @@ __all__ = [
     "MissingExtraError",
     "NoServerError",
     "OTLPSink",
-    "ProcessPoolExecutor",
     "Queue",
     "Record",
     "Redaction",
@@ -105,7 +100,6 @@ __all__ = [
     "log_context",
     "start_server",
     "traceparent",
-    "with_context",
     "worker_handler",
     "worker_init",
 ]
@@ -117,7 +111,6 @@ _LATE = {
     "HandlerSink": "femtomp.config",
     "JournaldSink": "femtomp.config",
     "OTLPSink": "femtomp.config",
-    "ProcessPoolExecutor": "femtomp.integrations.pool",
     "Queue": "femtomp.lanes.queue",
     "Delivered": "femtomp.sinks",
     "Refused": "femtomp.sinks",
@@ -253,7 +246,7 @@ def start_server(
     ... )
     """
     from femtomp.supervisor.start import start
-    from femtomp.worker.channel import watch
+    from femtomp.worker.channel import heed, watch
     from femtomp.worker.sender import queue
 
     return start(
@@ -266,6 +259,7 @@ def start_server(
         make_queue=queue,
         make_init=_init_for,
         watch=watch,
+        heed=heed,
         **options,
     )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from femtomp.errors import ConfigError
 from femtomp.file_options import check_file_options, check_path
 from femtomp.formats import FORMATS, Format, checked_format, is_path
+from femtomp.journald_options import JOURNALD_SOCKET, check_journald_options, socket_of
 from femtomp.limits import checked_filter, checked_rate
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ CONSOLE_FORMATS: Final = tuple(FORMATS)
 FILE_FORMATS: Final = tuple(name for name in FORMATS if name != "auto")
 STREAMS: Final = ("stderr", "stdout")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
-JOURNALD_SOCKET: Final = "/run/systemd/journal/socket"
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,25 @@ class JournaldSink:
     ----------
     path : str
         The datagram socket of journald.
+    namespace : str, optional
+        A journal namespace (`LogNamespace=`), instead of `path`.
+    identifier : str, optional
+        SYSLOG_IDENTIFIER, what `journalctl -t` selects; the service's name if not
+        given.
+    prefix : str
+        Before the names of fields that are made of extras: "SHOP_".
+    nested : {"json", "fields"}
+        What becomes of a dict or list: one field with JSON, or a field for each member
+        (CART_ITEMS).
+    sender : {"worker", "supervisor"}
+        "worker": where the supervisor is privileged, journald sees the worker as the
+        sender, so `_PID` and all other trusted fields are its own while it lives.
+    missing : {"refuse", "wait", "stderr"}
+        What to do where journald has no socket when the server starts: fail, keep the
+        records until there is one, or write lines with ``<priority>`` to stderr.
+    rate_limit : {"warn", "pace"}
+        journald drops what a unit logs above its LogRateLimitBurst. "warn" once that
+        this happens; "pace": send no faster, and keep the records.
     level, name, filter, rate
         As in `ConsoleSink`; the name is "journald" if not given.
 
@@ -171,18 +190,29 @@ class JournaldSink:
     --------
     >>> JournaldSink().path
     '/run/systemd/journal/socket'
+    >>> JournaldSink(namespace="shop").path
+    '/run/systemd/journal.shop/socket'
     """
 
     path: str = JOURNALD_SOCKET
     _: KW_ONLY
+    namespace: str | None = None
+    identifier: str | None = None
+    prefix: str = ""
+    nested: Literal["json", "fields"] = "json"
+    sender: Literal["worker", "supervisor"] = "worker"
+    missing: Literal["refuse", "wait", "stderr"] = "refuse"
+    rate_limit: Literal["warn", "pace"] = "warn"
     level: int | str = 0
     name: str | None = None
     filter: Filter = None
     rate: Rate = None
 
     def __post_init__(self) -> None:
-        """Check every option."""
-        _text("JournaldSink", "path", self.path)
+        """Check every option; a namespace becomes its path."""
+        check_journald_options(self)
+        if self.namespace is not None:
+            _set(self, "path", socket_of(self.namespace))
         _check_shared(self)
 
 

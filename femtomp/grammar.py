@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final, cast
 from femtomp.config import (
     CONSOLE_FORMATS,
     DEFAULT_NAMES,
-    JOURNALD_SOCKET,
     SINK_TYPES,
     ConsoleSink,
     FileSink,
@@ -28,6 +27,7 @@ from femtomp.config import (
 )
 from femtomp.errors import ConfigError
 from femtomp.formats import checked_format
+from femtomp.journald_options import JOURNALD_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -18,11 +18,12 @@ ALLOWED: dict[tuple[str, str], str] = {
     # The log call: it never raises, whatever the records' own code does.
     ("femtomp.worker.handler", "WorkerHandler._fall_back"): "a formatter's own code",
     ("femtomp.worker.handler", "WorkerHandler._filtered"): "a filter's own code",
-    ("femtomp.worker.handler", "worker_init"): "a pool would start workers for ever",
+    ("femtomp.worker.init", "worker_init"): "a pool would start workers for ever",
     ("femtomp.worker.capture", "from_log_record"): "getMessage, and then with care",
     ("femtomp.worker.capture", "_with_care"): "a LogRecord of unheard-of shape",
     ("femtomp.worker.capture", "_trace_if_any"): "the application's tracer",
     ("femtomp.worker.capture", "message"): "__str__ and __format__ of arguments",
+    ("femtomp.worker.capture", "_message_again"): "the same, when they fail again",
     ("femtomp.worker.exceptions", "take"): "an exception's own attributes",
     ("femtomp.worker.exceptions", "_exact_text"): "__str__ of exceptions and notes",
     ("femtomp.worker.exceptions", "_Walk._notes"): "__notes__ may be a property",

@@ -62,6 +62,7 @@ ROOMS: dict[str, str] = {
     "formats": "base",
     "file_options": "base",
     "integrations": "integrations",
+    "journald_options": "base",
     "lanes": "lanes",
     "otel": "otel",
     "pytest_plugin": "testing",

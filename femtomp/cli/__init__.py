@@ -14,13 +14,13 @@ import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
-from femtomp.cli import demo, recover, reopen, run
+from femtomp.cli import catalog, demo, recover, reopen, run
 from femtomp.errors import FemtompError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: Final = (demo, run, recover, reopen)
+COMMANDS: Final = (demo, run, recover, reopen, catalog)
 EXIT_ERROR: Final = 2
 # What a shell reports for a process that a signal ended.
 EXIT_SIGNAL_BASE: Final = 128

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from femtomp.config import JOURNALD_SOCKET
+from femtomp.journald_options import JOURNALD_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

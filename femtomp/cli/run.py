@@ -110,7 +110,7 @@ def _serve(
     args: argparse.Namespace, command: Sequence[str], mask: set[int | signal.Signals]
 ) -> int:
     from femtomp import start_server
-    from femtomp.supervisor.start import GuessedName
+    from femtomp.supervisor.told import GuessedName
 
     # "python" is many: what such a server left is adopted by the same command only.
     guess = GuessedName(Path(command[0]).name, shlex.join(command))

@@ -102,7 +102,7 @@ class Redactor:
         # are to be looked at, and whether there is a template.
         self._shapes: dict[tuple[str, ...], tuple[tuple[str, ...], bool]] = {}
         self._resources = ByResource(self._resource)
-        self._resource_seen: Resource | None = None
+        self._resources_seen: dict[int, Resource] = {}
 
     def records(self, records: Sequence[Record]) -> Sequence[Record]:
         """Return the records without secrets; those that have none as they are."""
@@ -141,7 +141,7 @@ class Redactor:
         has_pair = self._keys.is_in
         plan_of = self._shapes.get
         clean = self._templates.clean
-        seen = self._resource_seen
+        seen = self._resources_seen
         for index, record in enumerate(records):
             body = record.body
             attributes = record.attributes
@@ -168,7 +168,7 @@ class Redactor:
                     suspect(index)
                     break
             else:
-                if record.resource is not seen:
+                if id(record.resource) not in seen:
                     suspect(index)
         return found
 
@@ -179,7 +179,7 @@ class Redactor:
         if (
             record.scope is not None
             or (*attributes,) not in self._shapes
-            or record.resource is not self._resource_seen
+            or id(record.resource) not in self._resources_seen
             or attributes.get(_TEMPLATE, "") not in self._templates.clean
             or not self._gather([record.body, attributes], texts, 0)
         ):
@@ -257,7 +257,10 @@ class Redactor:
         if tally.count:
             attributes[COUNT] = tally.count
         elif resource is record.resource:
-            self._resource_seen = resource
+            if len(self._resources_seen) >= MAX_KNOWN:
+                self._resources_seen.clear()
+            # Kept, so that its id cannot come to mean another one.
+            self._resources_seen[id(resource)] = resource
             if scope is None:
                 self._learn(record)
             return record

@@ -31,11 +31,11 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 
 
 def sink(message: loguru.Message) -> None:
-    """Hand a message to the femtomp server of this process; to stderr without one."""
-    handler = femtomp.worker_handler(missing="stderr")
-    record = _log_record(message.record)
-    if record.levelno >= handler.level:
-        handler.handle(record)
+    """Hand a message to the femtomp server of this process; to stderr without one.
+
+    Levels and filters are loguru's: ``logger.add(sink, level="INFO")``.
+    """
+    femtomp.worker_handler(missing="stderr").handle(_log_record(message.record))
 
 
 def _log_record(given: Any) -> logging.LogRecord:

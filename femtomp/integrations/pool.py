@@ -16,15 +16,10 @@ it, and needs ``initializer=server.worker_init``, or `femtomp.worker_init` in a 
 
 from __future__ import annotations
 
-import concurrent.futures
 import multiprocessing
-import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import femtomp
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _SETTING: Final = "femtomp"
 
@@ -82,60 +77,3 @@ def _settings() -> dict[str, Any]:
     """Return what `multiprocessing` hands to children: `authkey`, `daemon`, ..."""
     found: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined] # noqa: SLF001
     return found
-
-
-class ProcessPoolExecutor(concurrent.futures.ProcessPoolExecutor):
-    """The standard executor; its workers log to femtomp, its tasks carry context.
-
-    A task logs with the fields of `log_context` and in the trace that were there when
-    it was submitted; the next task has nothing of them. All start methods.
-
-    Parameters
-    ----------
-    max_workers, mp_context, initializer, initargs, **kwargs
-        As of `concurrent.futures.ProcessPoolExecutor`.
-
-    Examples
-    --------
-    >>> with ProcessPoolExecutor(1) as pool:
-    ...     with femtomp.log_context(job="nightly"):
-    ...         pool.submit(abs, -3).result()
-    3
-    """
-
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        mp_context: Any = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        **kwargs: Any,
-    ) -> None:
-        if initializer is not None and not callable(initializer):
-            msg = "initializer must be a callable"
-            raise TypeError(msg)
-        spool = femtomp.worker_handler(missing="ignore").spool
-        super().__init__(
-            max_workers,
-            mp_context,
-            _initialise,
-            (spool, initializer, initargs),
-            **kwargs,
-        )
-
-    def submit(
-        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> concurrent.futures.Future[Any]:
-        """Submit a task with the context of this call."""
-        return super().submit(femtomp.with_context(fn), *args, **kwargs)
-
-
-def _initialise(
-    spool: str | None,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-) -> None:
-    if spool is not None or os.environ.get("FEMTOMP_SPOOL"):
-        femtomp.worker_init(spool=spool)
-    if initializer is not None:
-        initializer(*initargs)

@@ -128,13 +128,20 @@ def describe(
     The manifest is read by the workers, the resource by nobody but the spool's owner.
     """
     readable = manifest["worker_uid"] is not None
-    _replace(directory, "resource.json", resource, readable=False)
-    _replace(directory, "manifest.json", manifest, readable=readable)
+    replace(directory, "resource.json", resource, readable=False)
+    replace(directory, "manifest.json", manifest, readable=readable)
 
 
-def _replace(
+def replace(
     directory: int, name: str, values: Mapping[str, Any], *, readable: bool
 ) -> None:
+    """Write a file of the spool as a whole, or not at all.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it, or no place.
+    """
     temporary = f".{name}.{os.urandom(4).hex()}"
     try:
         _write(directory, temporary, _json(values), readable=readable)

@@ -14,7 +14,6 @@ owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
 from __future__ import annotations
 
 import os
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -24,9 +23,8 @@ from femtomp.codec.frame import Tail
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.chunk import Chunk, End, Found
-from femtomp.lanes.lock import is_unlocked
+from femtomp.lanes.owner import Owner
 from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
-from femtomp.lanes.writer import owned
 
 if TYPE_CHECKING:
     from femtomp.lanes.cursor import Position
@@ -37,11 +35,12 @@ CHUNK_BYTES: Final = 256 * 1024
 BAD_FRAME_GRACE_S: Final = 0.1
 # What one gap can count: what a hostile sequence says must not overflow the sums.
 MAX_LOST: Final = 1 << 32
+_START: Final = (0, FRAMES_AT)
 # Enough for the largest frame there is, wherever in a chunk it begins.
 _MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
 
 
-class Lane:
+class Lane(Owner):
     """The files of one lane, opened for reading.
 
     Parameters
@@ -53,20 +52,10 @@ class Lane:
     """
 
     def __init__(self, directory: int, epoch: str) -> None:
-        self.epoch: Final = epoch
-        self._bytes = bytes.fromhex(epoch)
-        self._directory = directory
-        # `lanes/` belongs to the workers: what they wrote is looked through first where
-        # they are not who reads it.
-        workers = os.fstat(directory).st_uid
-        self._owners: Final = (os.geteuid(), workers)
-        self._hostile: Final = workers != os.geteuid()
-        self.refused = ""
-        """Why a file of the lane was left alone, if one was."""
+        super().__init__(directory, epoch)
         self._seed = frame.seed(self._bytes)
         self._files: dict[int, tuple[int, int | None]] = {}
         self._lock = threading.Lock()
-        self._own: int | None = None
         # Numbers of the segments whose names were seen, ascending; by the poller.
         self.segments: tuple[int, ...] = ()
         self.has_side = False
@@ -80,39 +69,6 @@ class Lane:
         self.final = False
         self._committed: int | None = None
         self._bad: dict[int, tuple[int, float]] = {}
-
-    # -- the owner -------------------------------------------------------------------
-
-    def read_own(self) -> tuple[bytes, tuple[int, ...]]:
-        """Return the owner's identity bytes and the words, even of one's own lane.
-
-        Raises
-        ------
-        CodecError, OSError
-            If the file is damaged or gone.
-        """
-        if self.epoch in owned:
-            return seg.unpack_own(owned[self.epoch].own_bytes(), self._bytes)
-        return seg.unpack_own(os.pread(self.own, seg.OWN_BYTES, 0), self._bytes)
-
-    @property
-    def own(self) -> int:
-        """Descriptor of `.own`. Never ask for it in the process that owns the lane."""
-        if self._own is None:
-            self._own = self._open(f"{self.epoch}.own", os.O_RDWR)
-        return self._own
-
-    def is_orphaned(self) -> bool:
-        """Tell whether nobody holds the lane's lock: its owner died, or lost it."""
-        return is_unlocked(self.own)
-
-    def retire(self) -> None:
-        """Tell the writer, which looks after each append, that nobody will read on."""
-        os.pwrite(self.own, struct.pack("<Q", 1), seg.WORDS_AT + 8 * seg.RETIRED)
-
-    def readmit(self) -> None:
-        """Tell the writer, if it did not look yet, that somebody reads on after all."""
-        os.pwrite(self.own, struct.pack("<Q", 0), seg.WORDS_AT + 8 * seg.RETIRED)
 
     # -- the end ---------------------------------------------------------------------
 
@@ -177,22 +133,14 @@ class Lane:
             os.close(descriptor)
             raise
 
-    def _open(self, name: str, flags: int = os.O_RDONLY) -> int:
-        try:
-            return seg.open_regular(self._directory, name, flags, owners=self._owners)
-        except CodecError as exc:
-            self.refused = str(exc)
-            raise
-
     def close(self, below: int | None = None) -> None:
         """Close the files: all, or those of segments below a number."""
         with self._lock:
             for number in list(self._files):
                 if below is None or (number < below and number != SIDE):
                     os.close(self._files.pop(number)[0])
-            if below is None and self._own is not None:
-                os.close(self._own)
-                self._own = None
+            if below is None:
+                self.close_own()
 
     def __del__(self) -> None:
         # A reaped lane is closed when the last thread that reads it lets go of it: a
@@ -216,23 +164,23 @@ class Lane:
     def _committed_at_end(self) -> int:
         """Return how many records a dead owner had committed to the segments."""
         if self._committed is None:
-            committed = self._word(seg.COMMITTED)
-            is_sound = committed <= self._word(seg.STARTED)
+            committed = self.word(seg.COMMITTED)
+            is_sound = committed <= self.word(seg.STARTED)
             self._committed = committed if is_sound else 0
         return self._committed
-
-    def _word(self, index: int) -> int:
-        """Return a word of the owner's; 0 if it cannot be read."""
-        try:
-            return self.read_own()[1][index]
-        except (OSError, CodecError):
-            return 0
 
     def normalised(self, position: Position) -> Position:
         """Step from the end of a segment that is closed to the start of the next.
 
         A segment that cannot be looked at now (no descriptor left) is not stepped over.
+        Who is new to a lane whose first segments were freed begins with what is there:
+        what others had before is not lost to it.
         """
+        if position[:2] == _START and self.segments and self.segments[0] > 0:
+            first = self.segments[0]
+            began = self._first_sequence(first) if position.sequence == 0 else None
+            if began is not None:
+                return position._replace(segment=first, sequence=began)
         for later in [n for n in self.segments if n > position.segment]:
             if position.segment in self.segments:
                 size = self._size(position.segment)
@@ -240,6 +188,23 @@ class Lane:
                     break
             position = position._replace(segment=later, offset=FRAMES_AT)
         return position
+
+    def _first_sequence(self, number: int) -> int | None:
+        """Return the sequence of a segment's first whole frame; None if none is."""
+        try:
+            size = self._size(number)
+            if size is None or size <= FRAMES_AT:
+                return None
+            descriptor, _ = self._file(number)
+            data = os.pread(descriptor, min(_MAX_FRAME_READ, size), FRAMES_AT)
+        except (OSError, CodecError):
+            return None
+        frames, _, _ = frame.split(data, 0, self._seed)
+        place = 0 if frames else frame.resync(data, 0, self._seed)
+        if place is None:
+            return None
+        frames, _, _ = frame.split(data, place, self._seed)
+        return frames[0].sequence
 
     def read(self, position: Position) -> Chunk | None:
         """Load the next frames of the segment at a normalised position.
@@ -374,7 +339,7 @@ class Lane:
         if (
             tail is Tail.INCOMPLETE
             and self._file(number)[1] is None
-            and (number == SIDE or self._word(seg.COMMITTED) <= sequence)
+            and (number == SIDE or self.word(seg.COMMITTED) <= sequence)
         ):
             return False
         now = time.monotonic()

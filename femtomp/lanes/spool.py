@@ -10,6 +10,7 @@ link into it.
         manifest.json                    format, name, level, sinks, master: for workers
         control                          words of the supervisor's state, see below
         resource.json                    of the server's records: for who takes it over
+        levels                           of the workers' loggers, see `set_level`
         master.lock, guardian.lock,
         engine.lock                      held for life by the three, see `lock`
         said, marks, quarantine/         the engine's, see `losses`, `poison`
@@ -21,6 +22,7 @@ link into it.
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
              | engine's start time | pid that pulls | how the engine before it ended
              | reopening asked for | reopening done
+             | pid of the guardian that is to leave
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ ENGINE_ENDED: Final = 7
 # the second is not less.
 REOPEN: Final = 8
 REOPENED: Final = 9
+# Pid of the guardian that is to leave the spool to another, its engine with it.
+LEAVER: Final = 10
 CONTROL_WORDS: Final = 64
 
 
@@ -135,6 +139,13 @@ class Spool:
             msg = f"the spool {self.path}/lanes {problem}"
             raise SpoolError(errno.EACCES, msg)
 
+    def refresh(self) -> None:
+        """Read anew what the spool says of itself; nothing is changed if it is gone."""
+        try:
+            self.manifest = self._read_manifest()
+        except OSError:
+            pass
+
     @property
     def sinks(self) -> tuple[str, ...]:
         """Names of the server's sinks, in order."""
@@ -193,6 +204,11 @@ class Spool:
             return False
         here = os.fstat(self.descriptor)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def is_being_left(self) -> bool:
+        """Tell whether guardian and engine are to make way for others."""
+        control = self.control()
+        return control[LEAVER] != 0 and control[LEAVER] == control[GUARDIAN]
 
     def is_deleted(self) -> bool:
         """Tell whether the directory was deleted, rather than moved away."""

@@ -62,7 +62,7 @@ def build(
     if isinstance(options, JournaldSink):
         from femtomp.sinks import journald
 
-        return journald.open_driver(options)
+        return journald.open_driver(options, stderr_fd=stderr_fd, environ=environ)
     if isinstance(options, OTLPSink):
         from femtomp.sinks.otlp import open_driver
 

@@ -20,7 +20,7 @@ from femtomp.sinks import Delivered, RetryAfter
 from femtomp.sinks.lines import line_encoder, whole_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from femtomp.config import ConsoleSink
     from femtomp.formats import Format
@@ -57,7 +57,8 @@ def open_driver(options: ConsoleSink, *, fd: int, environ: Mapping[str, str]) ->
     except OSError as exc:
         msg = f"ConsoleSink: the master's {options.stream} is closed: {exc.strerror}"
         raise ConfigError(msg) from exc
-    return _Console(fd, options.format, colour=wants_colour(fd, environ))
+    colour = wants_colour(fd, environ)
+    return lines_driver(fd, line_encoder(options.format, colour=colour))
 
 
 def stream_driver(fd: int, form: Format) -> Driver:
@@ -65,7 +66,12 @@ def stream_driver(fd: int, form: Format) -> Driver:
 
     The descriptor is not closed.
     """
-    return _Console(fd, form, colour=False)
+    return lines_driver(fd, line_encoder(form))
+
+
+def lines_driver(fd: int, encode: Callable[[Record], bytes]) -> Driver:
+    """Build the driver for a stream with lines of one's own making."""
+    return _Console(fd, encode)
 
 
 def wants_colour(fd: int, environ: Mapping[str, str]) -> bool:
@@ -82,9 +88,9 @@ def wants_colour(fd: int, environ: Mapping[str, str]) -> bool:
 
 
 class _Console:
-    def __init__(self, fd: int, form: Format, *, colour: bool) -> None:
+    def __init__(self, fd: int, encode: Callable[[Record], bytes]) -> None:
         self._fd = fd
-        self._encode = line_encoder(form, colour=colour)
+        self._encode = encode
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         # The line that was cut, and how much of it is out already.

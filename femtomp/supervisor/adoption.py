@@ -28,7 +28,7 @@ from femtomp.lanes.spool import (
     Spool,
     State,
 )
-from femtomp.supervisor import orphans
+from femtomp.supervisor import levels, orphans
 from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
     try:
         place.describe(one.spool.descriptor, manifest, wanted.resource)
         orphans.readmit(one.spool)
+        levels.clear(one.spool)
         # Until the last of these, workers of before find it stopped if it was.
         for word in (DEADLINE, PULLER, GUARDIAN, ENGINE, ENGINE_TICKS):
             one.spool.set_control(word, 0)

@@ -25,6 +25,7 @@ from femtomp.lanes.space import Overflow, Space
 from femtomp.lanes.spool import (
     DEADLINE,
     ENGINE,
+    ENGINE_ENDED,
     ENGINE_STARTS,
     ENGINE_TICKS,
     REOPEN,
@@ -37,6 +38,7 @@ from femtomp.record import severity_number
 from femtomp.sinks.build import build
 from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
+from femtomp.supervisor.deaths import Deaths
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
     EXIT_DRAINED,
@@ -50,6 +52,7 @@ from femtomp.supervisor.guardian import (
 )
 from femtomp.supervisor.late import build_late
 from femtomp.supervisor.losses import Losses
+from femtomp.supervisor.news import News
 from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
@@ -65,6 +68,9 @@ if TYPE_CHECKING:
 
 _MEMBERS_CHECK_S: Final = 0.5
 _DRAIN_CHECK_S: Final = 0.005
+# For the batches in hand when another engine is to serve: a file takes milliseconds, a
+# collector that hangs longer than this gets them twice.
+_LEAVE_S: Final = 5.0
 # With the default of 5 ms, a thread that makes a system call a record beside one that
 # encodes waits 5 ms for the interpreter lock each time.
 _SWITCH_INTERVAL_S: Final = 0.0005
@@ -110,6 +116,9 @@ class Engine:
         )
         self._pumps: list[Pump] = []
         self._losses: Losses | None = None
+        names = [str(sink.name) for sink in self._config.sinks]
+        self._news = News(names, base)
+        self._deaths = Deaths(self._news)
         # What was asked for when the sinks were told to open their files anew.
         self._reopening: int | None = None
 
@@ -126,6 +135,7 @@ class Engine:
                 self._losses,
                 admissions[str(sink.name)],
                 redact_by(self._config.redaction),
+                self._news,
             )
             for sink in self._config.sinks
         ]
@@ -185,6 +195,7 @@ class Engine:
             return exc
         self._pumps = self._make_pumps()
         for pump in self._pumps:
+            pump.may_begin.clear()
             pump.start()
         for pump in self._pumps:
             pump.built.wait()
@@ -197,6 +208,8 @@ class Engine:
         if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
             self._poller.readmit()
             self._spool.set_control(STATE, State.RUNNING)
+        for pump in self._pumps:
+            pump.may_begin.set()
         return None
 
     def run(self) -> int:
@@ -219,13 +232,14 @@ class Engine:
             if not self._poll():
                 return EXIT_LEFT
             self._look_for_losses()
+            self._deaths.look(self._poller.members)
             self._finish_reopening()
             came = waited_for((*STOP_SIGNALS, *REOPEN_SIGNALS), self._poller.interval_s)
             if came in REOPEN_SIGNALS:
                 self._reopen()
             elif came:
-                if self._spool.control()[STATE] >= State.STOPPING:
-                    return self._stop()
+                if (way_out := self._way_out()) is not None:
+                    return way_out()
                 if grace_until is None:
                     grace_until = time.monotonic() + self._config.grace_s
             self._check_pumps()
@@ -235,6 +249,12 @@ class Engine:
                     return self._leave() if grace_until is None else self._stop()
             if grace_until is not None and time.monotonic() >= grace_until:
                 return self._stop()
+
+    def _way_out(self) -> Callable[[], int] | None:
+        """Return how to end, if whoever sent the signal has said so."""
+        if self._spool.control()[STATE] >= State.STOPPING:
+            return self._stop
+        return self._make_way if self._spool.is_being_left() else None
 
     def _reopen(self) -> None:
         self._reopening = self._spool.control()[REOPEN]
@@ -302,6 +322,21 @@ class Engine:
         elif self._is_alone():
             self._remove()  # no master is left to read the statistics
         return EXIT_DRAINED if drained else EXIT_LEFT
+
+    def _make_way(self) -> int:
+        """End behind the batches in hand: another engine goes on at the cursors."""
+        deadline = time.monotonic() + _LEAVE_S
+        for pump in self._pumps:
+            pump.finish()
+        for pump in self._pumps:
+            pump.join(max(0.0, deadline - time.monotonic()))
+        if any(pump.is_alive() for pump in self._pumps):
+            # What it has in hand is to blame for nothing.
+            self._spool.set_control(ENGINE_ENDED, 0)
+        # It is no death: the next one has the number of this one.
+        starts = self._spool.control()[ENGINE_STARTS]
+        self._spool.set_control(ENGINE_STARTS, starts - 1)
+        return EXIT_LEFT
 
     def _leave(self) -> int:
         """Drain because nobody is left, for as long as `linger_s` says."""

@@ -119,10 +119,7 @@ def guard(launch: Launch) -> bool:
     except FemtompError as exc:
         report(launch.ready, exc)
         return False
-    if launch.further:
-        from femtomp.supervisor import further
-
-        further.begin(launch)
+    _serve_further(launch)
     spool.set_control(GUARDIAN, os.getpid())
     stopping = Stopping(launch.config.grace_s + SIGNAL_DEADLINE_S)
     backoff_s = 0.0
@@ -145,10 +142,19 @@ def guard(launch: Launch) -> bool:
             backoff_s = 0.0
         if waited_for(STOP_SIGNALS, backoff_s):
             stopping.begin()
+        if spool.is_being_left():
+            break  # others are about to serve it
         backoff_s = min(_BACKOFF_MAX_S, max(_BACKOFF_FIRST_S, 2 * backoff_s))
     lock.release()
     spool.close()
     return stopping.is_on
+
+
+def _serve_further(launch: Launch) -> None:
+    if launch.further:
+        from femtomp.supervisor import further
+
+        further.begin(launch)
 
 
 def is_over(spool: Spool) -> bool:

@@ -8,6 +8,7 @@ members are left. Nothing secret is in arguments, environment or the spool.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -68,9 +69,17 @@ class Launcher:
     def __init__(
         self, config: ServerConfig, spool: Spool, further: tuple[str, ...] = ()
     ) -> None:
-        self._config = config
+        self.config = config
         self._spool = spool
         self._further = further
+        self.look_around()
+        self._streams = [known_as(_duplicate(number)) for number in (2, 1)]
+        # Both ends: master and forks hold the write end and never use it; the read end
+        # is each engine's, and must outlive it to be given to the next.
+        self._lifetime = [known_as(high(end)) for end in os.pipe()]
+
+    def look_around(self) -> None:
+        """Note this process's environment and module path, for all starts to come."""
         # As they are now: by the next start the master may be a log call in the middle
         # of another thread's change.
         environ = dict(os.environ)
@@ -81,10 +90,17 @@ class Launcher:
             if k not in _LEFT_OUT and not k.startswith(_TOLD)
         }
         self._sys_path = tuple(sys.path)
-        self._streams = [known_as(_duplicate(number)) for number in (2, 1)]
-        # Both ends: master and forks hold the write end and never use it; the read end
-        # is each engine's, and must outlive it to be given to the next.
-        self._lifetime = [known_as(high(end)) for end in os.pipe()]
+
+    def successor(self, config: ServerConfig) -> Launcher:
+        """Return a launcher of another configuration that shares what this one keeps.
+
+        The members' pipe above all: forks of before are known by their end of it. Who
+        closes one of the two has closed both. The environment is as it is now.
+        """
+        other = copy.copy(self)
+        other.config = config
+        other.look_around()
+        return other
 
     def begin(self) -> Starting:
         """Start guardian and engine, and do not wait for them.
@@ -100,7 +116,7 @@ class Launcher:
             said = _nameless_file()
             passed = (ready_write, *self._inherited())
             told = Launch(
-                self._config, self._spool.path, self._sys_path, self._told, *passed,
+                self.config, self._spool.path, self._sys_path, self._told, *passed,
                 self._further,
             )  # fmt: skip
             pid = _spawn(pickle.dumps(told), passed, said, self._environ)
@@ -121,7 +137,8 @@ class Launcher:
         if not all(map(is_known, self._lifetime)):
             for end in self._lifetime:
                 close_known(end)
-            self._lifetime = [known_as(high(end)) for end in os.pipe()]
+            # In place: a successor has the same list.
+            self._lifetime[:] = [known_as(high(end)) for end in os.pipe()]
         for index, stream in enumerate(self._streams):
             if not is_known(stream):
                 null = high(os.open(os.devnull, os.O_WRONLY))
@@ -187,11 +204,11 @@ class Starting:
         text = os.pread(self._said, _MAX_MESSAGE_BYTES, 0).decode(errors="replace")
         return f"; it said:\n{text.strip()}" if text.strip() else ""
 
-    def end(self) -> None:
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Have those end that were started here, and nobody else."""
         try:
             # A session, so a group, of their own; no pid that the control page names.
-            os.killpg(self._pid, signal.SIGTERM)
+            os.killpg(self._pid, number)
         except (ProcessLookupError, PermissionError):
             pass  # they have ended by themselves
         self.close()
@@ -225,7 +242,8 @@ def launch(launcher: Launcher, timeout: float = START_TIMEOUT_S) -> Supervisor:
             msg = f"the supervisor was not ready within {timeout:g} s{said}"
             raise errors.StartError(msg)  # noqa: TRY301 - ended as for any other
     except BaseException:
-        starting.end()
+        # Nothing was delivered, and a sink that is being built hears no other signal.
+        starting.end(signal.SIGKILL)
         raise
     return starting.finish()
 

@@ -19,25 +19,37 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from femtomp.errors import FemtompError
+from femtomp.errors import FemtompError, StartError
 from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.lock import is_orphaned
 from femtomp.lanes.segment import close_known, known_as
 from femtomp.lanes.signals import undisturbed
-from femtomp.lanes.spool import ENGINE, ENGINE_TICKS, GUARDIAN, STATE, State
-from femtomp.supervisor.launch import START_TIMEOUT_S, EndedError, is_readable
+from femtomp.lanes.spool import (
+    ENGINE,
+    ENGINE_STARTS,
+    ENGINE_TICKS,
+    GUARDIAN,
+    LEAVER,
+    STATE,
+    State,
+)
+from femtomp.supervisor.launch import START_TIMEOUT_S, EndedError, is_readable, launch
 from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from femtomp.lanes.spool import Spool
+    from femtomp.options import ServerConfig
     from femtomp.supervisor.launch import Launcher, Starting, Supervisor
 
 # How often a log call looks; it costs two system calls while the guardian lives.
 CHECK_S: Final = 1.0
 # A pair that cannot be started is tried again at once, then ever more rarely.
 _MAX_PAUSE_S: Final = 60.0
+# For a pair that is to make way: what its engine gives the batches in hand, and more.
+_LEAVE_S: Final = 7.0
+_LOOK_S: Final = 0.005
 # What starting a process may fail of: no memory, no descriptor, an interpreter that is
 # gone or going (modules are None then), the end of the caller's stack.
 _FAULTS: Final = (
@@ -81,6 +93,11 @@ class Pair:
         if self._starting is None and not is_readable(self._supervisor.pidfd, 0):
             return self._supervisor.pid
         return self._spool.control()[GUARDIAN] or self._supervisor.pid
+
+    @property
+    def config(self) -> ServerConfig:
+        """What it was told."""
+        return self._launcher.config
 
     # -- started again ---------------------------------------------------------------
 
@@ -172,6 +189,89 @@ class Pair:
             f"guardian and engine of {self._spool.path} are dead and cannot be started "
             f"again, records wait in the lanes: {type(exc).__name__}: {exc}",
         )
+
+    # -- replaced --------------------------------------------------------------------
+
+    def replace(
+        self,
+        config: ServerConfig,
+        change: Callable[[], None],
+        change_back: Callable[[], None],
+    ) -> None:
+        """Have this pair leave the spool to another one of another configuration.
+
+        If that cannot be started, one of the old configuration is.
+
+        Parameters
+        ----------
+        config : ServerConfig
+        change, change_back : callable
+            Called between the two pairs, while nobody serves the spool.
+
+        Raises
+        ------
+        FemtompError
+            The sink's own error, or `StartError` with what the processes said.
+        """
+        with self._lock:
+            if self._busy:
+                msg = "a signal handler cannot replace what its own thread is starting"
+                raise StartError(msg)
+            self._busy = True
+            try:
+                undisturbed(self._replace, config, change, change_back)
+            finally:
+                self._busy = False
+
+    def _replace(
+        self,
+        config: ServerConfig,
+        change: Callable[[], None],
+        change_back: Callable[[], None],
+    ) -> None:
+        if self._starting is not None and self._starting.wait(START_TIMEOUT_S):
+            self._settle(self._starting)
+        launcher = self._launcher.successor(config)
+        self._have_it_leave()
+        starts = self._spool.control()[ENGINE_STARTS]
+        try:
+            change()
+            self._serve_by(launcher)
+        except BaseException:
+            self._wait_orphaned()
+            change_back()
+            # An engine that could not begin is none that died.
+            self._spool.set_control(ENGINE_STARTS, starts)
+            self._go_back()
+            raise
+
+    def _have_it_leave(self) -> None:
+        """End guardian and engine behind the batches in hand."""
+        self._spool.set_control(LEAVER, self._spool.control()[GUARDIAN])
+        self.end(_LEAVE_S)
+        self._wait_orphaned()
+        self._spool.set_control(LEAVER, 0)
+
+    def _serve_by(self, launcher: Launcher) -> None:
+        supervisor = launch(launcher)
+        close_known(self._known)
+        self._launcher = launcher
+        self._supervisor = supervisor
+        self._known = known_as(supervisor.pidfd)
+        self._pause_s = CHECK_S
+
+    def _go_back(self) -> None:
+        """Start a pair of the configuration of before; a later look tries again."""
+        try:
+            self._serve_by(self._launcher)
+        except _FAULTS as exc:
+            self._say(exc)
+
+    def _wait_orphaned(self) -> None:
+        """Wait until those that were told to end, or were killed, hold no lock."""
+        deadline = time.monotonic() + _LEAVE_S
+        while not is_orphaned(self._spool) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
 
     # -- ended -----------------------------------------------------------------------
 

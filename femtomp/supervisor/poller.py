@@ -48,8 +48,9 @@ IDLE_S: Final = 0.05
 _MTIME_GRAIN_NS: Final = 20_000_000
 _RESCAN_S: Final = 1.0
 # Files of a lane that are open at a time: `.own`, `.side`, `.cur`, and segments, of
-# which sinks that are not equally far read different ones. The rest is for the sinks.
-_FILES_A_LANE: Final = 6
+# which sinks that are not equally far read different ones, and two pidfds of its owner.
+# The rest is for the sinks.
+_FILES_A_LANE: Final = 8
 _OTHER_FILES: Final = 128
 # Liveness is asked of lanes that were quiet for so long.
 QUIET_S: Final = 1.0

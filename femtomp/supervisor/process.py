@@ -8,12 +8,15 @@ descriptors and the spool; no thread. It is the master's alone: in a forked chil
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from femtomp.errors import SpoolError
+from femtomp.errors import NoServerError, SpoolError
 from femtomp.lanes.spool import DEADLINE, STATE, Spool, State
+from femtomp.supervisor import levels
+from femtomp.supervisor.levels import ToldLevels
 from femtomp.supervisor.stats import (
     DrainReport,
     ServerStats,
@@ -24,10 +27,12 @@ from femtomp.supervisor.stats import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
     from femtomp.lanes.queue import Queue
+    from femtomp.options import ServerOptions
     from femtomp.supervisor.pair import Pair
+    from femtomp.supervisor.told import Told
 
 # What the supervisor gets beyond a stop's own time before it is killed.
 _STOP_GRACE_S: Final = 2.0
@@ -56,6 +61,8 @@ class Server:
         *,
         queue: Queue,
         worker_init: Callable[..., None],
+        told: Told | None = None,
+        heed: Callable[[str, int], None] = lambda _, __: None,
         on_end: Callable[[Server], None] = lambda _: None,
     ) -> None:
         self.spool: Final[Path] = Path(spool.path)
@@ -63,7 +70,12 @@ class Server:
         self.worker_init: Final = worker_init
         self._spool = spool
         self._pair = pair
+        self._told = told
+        self._levels = ToldLevels(spool)
+        self._heed = heed
         self._on_end = on_end
+        # Of this process's threads one at a time changes what the server is.
+        self._changing = threading.RLock()
         self._master = os.getpid()
         self._report: DrainReport | None = None
 
@@ -109,6 +121,7 @@ class Server:
             msg = f"the spool {self.spool} is gone: the server was stopped"
             raise SpoolError(2, msg)
         self._ensure()
+        self._spool.refresh()
         return read_stats(self._spool)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
@@ -151,13 +164,160 @@ class Server:
             return DrainReport(drained, duration_s=time.monotonic() - begun)
         if not self.is_mine():
             return DrainReport()
-        if self._report is None:
+        with self._changing:
+            if self._report is None:
+                self._ensure()
+                self._end(self._pair, timeout)
+                self._report = self._reported(time.monotonic() - begun)
+                levels.clear(self._spool)
+                self._heed(self._spool.path, self._spool.descriptor)
+                self._on_end(self)
+                self._pair.close()
+            return self._report
+
+    def reconfigure(
+        self,
+        sinks: object = None,
+        *,
+        level: int | str | None = None,
+        config: object = None,
+        timeout: float | None = 10.0,
+        **options: Unpack[ServerOptions],
+    ) -> DrainReport:
+        """Give the running server other sinks, another level or other options.
+
+        In the process that started it. Workers notice nothing: they log on into their
+        lanes. A sink of the same name goes on behind its last record, whatever else of
+        it is new: none comes twice, none is missing. One of a new name begins where the
+        slowest of the others is: with what is logged from now on, or a little before.
+
+        If anything fails, the server goes on as it was: a wrong option or a missing
+        package is found before anything is touched, a sink that cannot be built by the
+        supervisor, after which the sinks of before are built again.
+
+        Parameters
+        ----------
+        sinks, level, config, **options
+            As for `start_server`. What is not given stays as it is; `FEMTOMP_CONFIG` is
+            not read again by itself. `name`, `spool_parent`, `worker_uid` and
+            `worker_gid` cannot change. `level` reaches workers that began before as
+            `set_level` does, if `worker_init` gave them the server's.
+        timeout : float or None
+            Seconds to wait until sinks that go away have all that was logged before the
+            call; None for no limit.
+
+        Returns
+        -------
+        DrainReport
+            Of the sinks that went away: `pending` is what they had not got in time. It
+            is not delivered to them any more, which a line on stderr says too. Where no
+            sink stays, the new ones get it.
+
+        Raises
+        ------
+        ConfigError, MissingExtraError
+            For what cannot be used, or cannot change.
+        NoServerError
+            In a child, on an attached handle, or after `stop()`.
+        StartError, SpoolError
+            If no supervisor can be started, or the spool is gone.
+
+        Examples
+        --------
+        >>> import femtomp
+        >>> with femtomp.start_server("console:json") as server:
+        ...     server.reconfigure(["console:json", "file:/dev/null"]).drained
+        True
+        """
+        if self._pair is None or self._told is None or not self.is_mine():
+            msg = "reconfigure() is for the process that started the server"
+            raise NoServerError(msg)
+        from femtomp.supervisor.reconfigure import Change
+        from femtomp.supervisor.told import Stated, told_anew
+
+        given = Stated(sinks, level, None, None, {}, options)
+        with self._changing:
+            self._refuse_if_over()
+            after = told_anew(self._told, given, config, os.environ)
             self._ensure()
-            self._end(self._pair, timeout)
-            self._report = self._reported(time.monotonic() - begun)
-            self._on_end(self)
-            self._pair.close()
-        return self._report
+            change = Change(self._spool, self._told, after)
+            is_more = sinks is not None or config is not None or options
+            before = self._told
+            try:
+                if is_more:
+                    report = change.make(self._pair, timeout)
+                else:
+                    report = change.make_of_level()
+                    self._told = after
+            finally:
+                # A signal handler may raise when all is done.
+                if self._pair.config is after.config:
+                    self._told = after
+            if after.config.level != before.config.level:
+                self._levels.write()
+                self._heed(self._spool.path, self._spool.descriptor)
+            return report
+
+    def set_level(
+        self,
+        name: str | None,
+        level: int | str | None,
+        *,
+        duration_s: float | None = None,
+    ) -> None:
+        """Give a logger another level, in every worker and in this process.
+
+        Here at once. A worker hears of it at one of its own records that reaches a
+        femtomp handler, whatever logger that is of, and within a second of the first
+        such record; one that begins later, by `worker_init` or with its first record. A
+        worker that logs nothing hears nothing; nor does one in which all loggers have
+        been given levels above everything that they log, and then no lower level or end
+        of the time reaches it: rather raise the level of one noisy logger than that of
+        the root. Nothing is added to a log call.
+
+        A level that the program itself sets meanwhile stays. Handlers and sinks have
+        levels of their own, which this does not change.
+
+        Parameters
+        ----------
+        name : str or None
+            The logger; None or "" for the root logger.
+        level : int, str or None
+            None: back to what it was.
+        duration_s : float, optional
+            Seconds, after which it is what it was; a worker looks as described.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such level, or the time is none.
+        NoServerError
+            In a child, on an attached handle, or after `stop()`.
+        SpoolError
+            If the spool is gone, or cannot be written.
+
+        Examples
+        --------
+        >>> import femtomp, logging
+        >>> with femtomp.start_server("console:json") as server:
+        ...     server.set_level("shop.cart", "DEBUG", duration_s=60)
+        ...     logging.getLogger("shop.cart").isEnabledFor(logging.DEBUG)
+        True
+        """
+        if not self.is_mine():
+            msg = "set_level() is for the process that started the server"
+            raise NoServerError(msg)
+        self._refuse_if_over()
+        self._levels.set(name, level, duration_s)
+        self._heed(self._spool.path, self._spool.descriptor)
+
+    def _refuse_if_over(self) -> None:
+        if self._report is not None:
+            msg = "the server was stopped: start another one"
+            raise NoServerError(msg)
+        if not self._spool.exists():
+            msg = f"the spool {self.spool} is gone"
+            raise SpoolError(2, msg)
 
     def _end(self, pair: Pair, timeout: float | None) -> None:
         try:

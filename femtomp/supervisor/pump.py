@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from femtomp.lanes.cursor import Cursor
 from femtomp.sinks import Delivered, Driver, Outcome, Refused, Reopens, RetryAfter
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
+from femtomp.supervisor.news import Outage
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.redacting import as_they_are
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from femtomp.supervisor.batch import Batch, Step, Stream
     from femtomp.supervisor.losses import Losses
     from femtomp.supervisor.members import Member
+    from femtomp.supervisor.news import News
     from femtomp.supervisor.redacting import Redact
 
 # Enough to amortise a system call or request; also the most that can come twice.
@@ -57,6 +59,8 @@ class Pump(threading.Thread):
         Filters a stream further: the sink's `Admission`.
     redact : callable, optional
         What every batch passes on its way to the driver.
+    news : News, optional
+        What happened, to be told to the sink; told of the sink itself.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Pump(threading.Thread):
         losses: Losses | None = None,
         admit: Callable[[Stream], Stream] | None = None,
         redact: Redact = as_they_are,
+        news: News | None = None,
     ) -> None:
         super().__init__(name=f"femtomp-{name}", daemon=True)
         self.sink: Final = name
@@ -80,9 +85,14 @@ class Pump(threading.Thread):
         self._turn = 0
         self.wake = threading.Event()
         self.built = threading.Event()
+        self.may_begin = threading.Event()
+        """Set unless an engine waits for its other sinks: before all of them are built
+        none of its records may go anywhere."""
+        self.may_begin.set()
         self._finished = False
-        self.is_stalled = False
-        """Whether the destination took nothing when it was last asked."""
+        self._is_told = threading.Event()
+        self._news = news
+        self._outage = Outage(name, news)
         self.failure: Exception | None = None
         # How often `reopen` was asked for, and how many of these are done with.
         self._reopen_asked = self._reopen_done = 0
@@ -98,9 +108,11 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         self._can_reopen = isinstance(driver, Reopens)
+        self.may_begin.wait()
         while not self._finished:
             self._reopen_if_asked(driver)
             self._say_losses(driver)
+            self._tell_news(driver)
             batch = self._collect()
             if batch is not None:
                 self._deliver(driver, batch)
@@ -108,11 +120,18 @@ class Pump(threading.Thread):
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
         self._say_losses(driver)
+        self._tell_news(driver)
         driver.close()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the destination took nothing when it was last asked."""
+        return self._outage.is_on
 
     def finish(self) -> None:
         """End after the batch in hand."""
         self._finished = True
+        self._is_told.set()
         self.wake.set()
 
     def reopen(self) -> None:
@@ -205,6 +224,17 @@ class Pump(threading.Thread):
                 return
             self._losses.reached(self.sink)
 
+    def _tell_news(self, driver: Driver) -> None:
+        if self._news is None:
+            return
+        records = self._news.of(self.sink, self._severity)
+        if not records:
+            return
+        if self._finished:  # tried once
+            self._write(driver, records)
+        elif self._deliver(driver, merge([], records)):
+            self._news.told(self.sink, records)
+
     def _deliver(self, driver: Driver, batch: Batch) -> bool:
         """Write until the driver is done with it; False if told to end before."""
         done = refused = 0
@@ -224,12 +254,7 @@ class Pump(threading.Thread):
             for reason, number in counts.items():
                 refused += number
                 note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
-            # A full queue that empties in a moment is not down.
-            self.is_stalled = (
-                isinstance(outcome, RetryAfter)
-                and not outcome.accepted
-                and outcome.delay_s >= SAID_DELAY_S
-            )
+            self._judge(outcome)
             if isinstance(outcome, RetryAfter):
                 if outcome.accepted and done < len(batch.records):
                     self._commit(batch, Done(done, refused), committed)
@@ -257,16 +282,26 @@ class Pump(threading.Thread):
             case RetryAfter():
                 return half
 
+    def _judge(self, outcome: Outcome) -> None:
+        """Say when the destination goes down and when it is back, once each."""
+        if not isinstance(outcome, RetryAfter) or outcome.accepted:
+            down_s = self._outage.end(time.monotonic())
+            if down_s is not None:
+                text = f"{self.sink} takes records again, after {down_s:.1f} s"
+                note(f"{self.sink}:recovered", text)
+        # A full queue that empties in a moment is not down.
+        elif outcome.delay_s >= SAID_DELAY_S and self._outage.begin(
+            outcome.reason, time.monotonic()
+        ):
+            note(
+                f"{self.sink}:retry",
+                f"{self.sink} cannot take records now: {outcome.reason}; they are "
+                f"kept and tried again in {outcome.delay_s:.1f} s",
+            )
+
     def _wait(self, outcome: RetryAfter) -> None:
         if outcome.delay_s > 0:
-            # A full queue that empties in a moment is nothing to talk of.
-            if outcome.reason and outcome.delay_s >= SAID_DELAY_S:
-                note(
-                    f"{self.sink}:retry",
-                    f"{self.sink} cannot take records now: {outcome.reason}; they are "
-                    f"kept and tried again in {outcome.delay_s:.1f} s",
-                )
-            time.sleep(outcome.delay_s)
+            self._is_told.wait(outcome.delay_s)
 
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
         for epoch, steps in progress(batch, done, before).items():
@@ -285,7 +320,7 @@ class Pump(threading.Thread):
 def _is_untouched(cursor: Cursor) -> bool:
     """Tell whether all that was counted so far was stepped over, unseen by the sink."""
     counters = cursor.counters
-    return 0 < counters.quarantined + counters.evicted == sum(counters)
+    return counters.quarantined + counters.evicted == sum(counters)
 
 
 def _first_time(streams: list[Stream]) -> int:

@@ -11,36 +11,26 @@ import atexit
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final
 
-from femtomp.config import OTLPSink, SinkOptions, level_number
-from femtomp.errors import AlreadyStartedError, ConfigError, SpoolError
-from femtomp.grammar import resolve_sinks
-from femtomp.lanes import place
+from femtomp.errors import AlreadyStartedError, SpoolError
 from femtomp.lanes.liveness import boot_id, start_ticks
-from femtomp.lanes.space import default_quota
 from femtomp.lanes.spool import STATE, Spool, State
-from femtomp.limits import checked_levels
-from femtomp.options import (
-    ServerConfig,
-    ServerOptions,
-    check_options,
-    split_limits,
-)
-from femtomp.settings import Settings, load
 from femtomp.supervisor.adoption import Taken, Wanted, adopt, create
 from femtomp.supervisor.launch import Launcher, launch
 from femtomp.supervisor.pair import Pair
 from femtomp.supervisor.process import Server
+from femtomp.supervisor.told import Stated, stated
+from femtomp.supervisor.told import told as tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Self, Unpack
+    from pathlib import Path
+    from typing import Unpack
 
     from femtomp.lanes.lock import Lock
     from femtomp.lanes.queue import Queue
+    from femtomp.options import ServerConfig, ServerOptions
 
 SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
 
@@ -73,58 +63,32 @@ def start(
     make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
     make_init: Callable[[str], Callable[..., None]],
     watch: Callable[[str, Callable[[], None] | None], None],
+    heed: Callable[[str, int], None],
     **options: Unpack[ServerOptions],
 ) -> Server:
     """Start a supervisor; see `femtomp.start_server`, which fills in the makers."""
     global _running  # noqa: PLW0603 - one server a process
-    said = load(config, os.environ)
-    sinks, level = _over(sinks, level, said, os.environ)
-    spool_parent = spool_parent or _parent(said, os.environ)
-    name = name or said.name
-    given: dict[str, Any] = {**said.options, **options}
-    options = cast("ServerOptions", given)
-    check_options(options)
+    arguments = Stated(sinks, level, spool_parent, name, resource or {}, options)
+    everything = stated(arguments, config, os.environ)
     attached = _attach_in_child(make_queue, make_init)
     if attached is not None:
         return attached
     if _running is not None and _running.is_mine():
         msg = f"this process already runs {_running!r}: stop() it first, or use it"
         raise AlreadyStartedError(msg)
-    resolved = resolve_sinks(sinks, os.environ)
-    _require_extras(resolved)
-    stated = _stated_resource(said.resource, resource)
-    attributes = _resource(stated, name)
-    workers = _workers(options.get("worker_uid"), options.get("worker_gid"))
-    parent = place.choose_parent(spool_parent, os.environ, workers)
-    quota = options.setdefault(
-        "spool_quota_bytes",
-        default_quota(parent, in_memory=place.is_in_memory(parent)),
-    )
-    # Half of it: one worker alone behind a dead sink leaves room for the others.
-    lane_quota = min(quota, options.get("lane_quota_bytes", quota // 2))
-    options["lane_quota_bytes"] = lane_quota
-    limits, others = split_limits(options, os.environ)
-    told = ServerConfig(
-        name=str(name or attributes["service.name"]),
-        sinks=resolved,
-        resource=attributes,
-        level=level_number(
-            os.environ.get("FEMTOMP_LEVEL", "INFO") if level is None else level
-        ),
-        **others,
-    )
+    told = tell(arguments, everything, os.environ)
     wanted = Wanted(
-        told.name,
-        _guessed_from(name, stated),
-        told.level,
-        tuple(str(sink.name) for sink in resolved),
+        told.config.name,
+        told.guessed_from,
+        told.config.level,
+        tuple(str(sink.name) for sink in told.config.sinks),
         {"pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()},
-        workers,
-        attributes,
-        limits,
-        checked_levels("levels", told.levels, level_number),
+        told.workers,
+        told.config.resource,
+        told.limits,
+        told.levels,
     )
-    spool, lock, pair = _take_and_launch(parent, wanted, told)
+    spool, lock, pair = _take_and_launch(told.parent, wanted, told.config)
     path = spool.path
 
     def forget(server: Server) -> None:
@@ -135,8 +99,10 @@ def start(
     server = Server(
         spool,
         pair,
-        queue=make_queue(path, attributes),
+        queue=make_queue(path, told.config.resource),
         worker_init=make_init(path),
+        told=told,
+        heed=heed,
         on_end=forget,
     )
     watch(path, pair.tend)
@@ -145,21 +111,6 @@ def start(
     atexit.register(_stop_at_exit)
     _running = server
     return server
-
-
-def _over(
-    sinks: object, level: int | str | None, said: Settings, environ: Mapping[str, str]
-) -> tuple[object, int | str | None]:
-    """Return sinks and level: arguments over the environment over the file."""
-    if sinks is None and not environ.get("FEMTOMP_SINKS", "").strip(" ,"):
-        sinks = said.sinks
-    if level is None and "FEMTOMP_LEVEL" not in environ:
-        level = said.level
-    return sinks, level
-
-
-def _parent(said: Settings, environ: Mapping[str, str]) -> str | None:
-    return None if environ.get("FEMTOMP_SPOOL_PARENT") else said.spool_parent
 
 
 def _take_and_launch(
@@ -197,41 +148,6 @@ def _launch(taken: Taken, told: ServerConfig) -> Pair:
 def _let_go(taken: Taken) -> None:
     taken.spool.close()
     taken.lock.release()
-
-
-def _workers(uid: int | None, gid: int | None) -> tuple[int, int] | None:
-    """Return uid and gid of workers that are another user than this process, or None.
-
-    Raises
-    ------
-    ConfigError
-        If this process cannot make files for them, or their group is not known.
-    """
-    if uid is None and gid is not None:
-        msg = "worker_gid needs worker_uid: say both"
-        raise ConfigError(msg)
-    if uid is None or uid == os.geteuid():
-        return None
-    if os.geteuid() != 0:
-        msg = f"worker_uid={uid}: only root can give its spool to another user"
-        raise ConfigError(msg)
-    if gid is None:
-        import pwd
-
-        try:
-            gid = pwd.getpwuid(uid).pw_gid
-        except KeyError as exc:
-            msg = f"worker_uid={uid} has no entry in passwd: give worker_gid too"
-            raise ConfigError(msg) from exc
-    return uid, gid
-
-
-def _require_extras(sinks: tuple[SinkOptions, ...]) -> None:
-    for sink in sinks:
-        if isinstance(sink, OTLPSink):
-            from femtomp.sinks.otlp import require
-
-            require(sink)
 
 
 def running() -> Server | None:
@@ -273,62 +189,3 @@ def _is_multiprocessing_child() -> bool:
     # multiprocessing marks it so, to find the very programs that lack the guard.
     inheriting = getattr(process.current_process(), "_inheriting", False)
     return bool(inheriting) or process.parent_process() is not None
-
-
-class GuessedName(str):
-    """A name that nobody gave; a spool of it is adopted for the same source only.
-
-    Parameters
-    ----------
-    name : str
-    source : str
-        What it was guessed from: a script's path, a command; "": nothing that lasts.
-    """
-
-    source: str
-    __slots__ = ("source",)
-
-    def __new__(cls, name: str, source: str) -> Self:
-        """Make the name, and note its source."""
-        made = super().__new__(cls, name)
-        made.source = source
-        return made
-
-
-def _guessed_from(name: str | None, stated: Mapping[str, object]) -> str | None:
-    """Return what the server's name was guessed from; None if somebody said it."""
-    if isinstance(name, GuessedName):
-        return name.source
-    if name or "service.name" in stated:
-        return None
-    script = (getattr(sys, "argv", None) or [""])[0]
-    return str(Path(script).absolute()) if script and Path(script).is_file() else ""
-
-
-def _resource(stated: Mapping[str, object], name: str | None) -> dict[str, object]:
-    """Return what was stated, with a service's name in any case."""
-    script = Path((getattr(sys, "argv", None) or [""])[0]).stem
-    guessed = str(name or script.lstrip("-") or "python")
-    return {"service.name": guessed, **stated}
-
-
-def _stated_resource(
-    in_file: Mapping[str, object], given: Mapping[str, object] | None
-) -> dict[str, object]:
-    """Merge the resource: arguments over OTEL_* over the configuration file."""
-    merged = _checked(in_file)
-    for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
-        word, equals, text = pair.partition("=")
-        if equals and word.strip():
-            merged[word.strip()] = unquote(text.strip())
-    if service := os.environ.get("OTEL_SERVICE_NAME"):
-        merged["service.name"] = service
-    return {**merged, **_checked(given or {})}
-
-
-def _checked(attributes: Mapping[str, object]) -> dict[str, object]:
-    for key, value in attributes.items():
-        if not isinstance(key, str) or not isinstance(value, (str, int, float, bool)):
-            msg = f"resource: {key!r}: {value!r} must be str: str, number or bool"
-            raise ConfigError(msg)
-    return dict(attributes)

@@ -23,7 +23,7 @@ from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from femtomp.lanes.chunk import End
@@ -224,9 +224,14 @@ def _counts(stats: SinkStats) -> tuple[int, ...]:
 
 
 def wait_delivered(
-    spool: Spool, timeout: float | None, tend: Callable[[], None] | None = None
+    spool: Spool,
+    timeout: float | None,
+    tend: Callable[[], None] | None = None,
+    sinks: Sequence[str] | None = None,
 ) -> bool:
     """Wait until every sink has passed what the lanes hold now.
+
+    Sinks that the server has no more are not waited for.
 
     Parameters
     ----------
@@ -235,6 +240,8 @@ def wait_delivered(
         Seconds; None for no limit.
     tend : callable, optional
         Called while waiting: sees to it that there is an engine to wait for.
+    sinks : sequence of str, optional
+        Wait for these alone.
 
     Returns
     -------
@@ -245,7 +252,11 @@ def wait_delivered(
     goals = {lane.epoch: lane.end for lane in open_lanes(spool)}
     wait_s = _POLL_FIRST_S
     while True:
-        goals = {e: end for e, end in goals.items() if not _reached(spool, e, end)}
+        spool.refresh()
+        names = spool.sinks if sinks is None else sinks
+        goals = {
+            e: end for e, end in goals.items() if not _reached(spool, e, end, names)
+        }
         if not goals:
             return True
         if deadline is not None and time.monotonic() >= deadline:
@@ -256,14 +267,14 @@ def wait_delivered(
         wait_s = min(_POLL_MAX_S, wait_s * 2)
 
 
-def _reached(spool: Spool, epoch: str, end: End) -> bool:
+def _reached(spool: Spool, epoch: str, end: End, sinks: Sequence[str]) -> bool:
     if end.size <= seg.FRAMES_AT and end.side <= seg.FRAMES_AT and end.segment == 0:
         return True  # nothing was ever written to it
     cursors = read_cursors(spool.lanes, epoch)
     if not cursors:
         # Reaped, which happens behind the last sink; or not yet opened by the engine.
         return not Lane(spool.lanes, epoch).exists()
-    for name in spool.sinks:
+    for name in sinks:
         position = cursors.get(sink_key(name), Cursor()).position
         if (position.segment, position.offset) < end[:2] or position.side < end.side:
             return False

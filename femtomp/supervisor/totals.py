@@ -25,6 +25,8 @@ from femtomp.supervisor.members import open_member
 from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from femtomp.supervisor.members import Member
 
 EPOCH: Final = "f" * 24
@@ -122,6 +124,25 @@ class ReadTotals(NamedTuple):
 def read_totals(directory: int) -> ReadTotals:
     """Read the sums of all reaped lanes."""
     return ReadTotals(read_cursors(directory, EPOCH))
+
+
+def join(directory: int, sinks: Iterable[str]) -> None:
+    """Have sinks that were away look as if they had been there when the last was added.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    file = CursorFile(directory, EPOCH, (*sinks, _STARTED))
+    try:
+        last = file.cursors[_STARTED]
+        for name in sinks:
+            cursor = file.cursors[name]
+            if last is not None and cursor is not None:
+                file.commit(name, cursor._replace(position=last.position))
+    finally:
+        file.close()
 
 
 def _epoch(mark: Position) -> str:

@@ -318,6 +318,14 @@ def message(record: logging.LogRecord) -> tuple[str, str | None]:
     """Return `getMessage()`, or what can be said instead and why."""
     try:
         return exact(record.getMessage()), None
+    except Exception:
+        return _message_again(record)
+
+
+def _message_again(record: logging.LogRecord) -> tuple[str, str | None]:
+    # What a signal handler threw into it has nothing to do with the record.
+    try:
+        return exact(record.getMessage()), None
     except Exception as exc:
         of = _Attributes(record)
         said = f"{text(of['msg'])} {plain(of['args'])!r}"

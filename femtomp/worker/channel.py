@@ -31,6 +31,7 @@ from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.record import DEFAULT_LIMITS, Limits
 from femtomp.worker import context, fork
 from femtomp.worker.identity import read_identity
+from femtomp.worker.levels import Levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,7 @@ class Channel:
         self.fresh_from = self.fresh_until = 0.0
         # The master's: sees to its supervisor, at most once in CHECK_S, never raises.
         self.tend: Callable[[], None] | None = None
+        self.levels: Final = Levels()
         self._inherited: list[tuple[int, int, int]] = []
         self._inherited_lane: LaneWriter | None = None
         self._opening = threading.RLock()
@@ -102,6 +104,7 @@ class Channel:
             try:
                 if due:
                     lane.check()
+                    self._heed_levels()
                     self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
                 kept = lane.append(payload)
             except LaneLostError:
@@ -163,6 +166,11 @@ class Channel:
         spool = self._spool
         return spool is not None and read_space(spool.lanes).overflow == Overflow.BLOCK
 
+    def _heed_levels(self) -> None:
+        spool = self._spool
+        if spool is not None:
+            self.levels.heed(spool.descriptor)
+
     def _lose_lane(self) -> None:
         self._lane = None
         self.append = _no_lane
@@ -214,6 +222,7 @@ class Channel:
         self.limits = _limits_of(spool)
         self._knows_limits = True
         self._is_full = False
+        self._heed_levels()
         now = time.time()
         self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
         self._warned = False
@@ -275,6 +284,7 @@ class Channel:
         self.pid = os.getpid()
         self.dropped = 0
         self.tend = None
+        self.levels.forget_lock()
         if self._lane is not None and self._spool is not None:
             self._inherited_lane = self._lane
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
@@ -320,6 +330,11 @@ def renew() -> None:
     """
     for each in list(_channels.values()):
         each.renew()
+
+
+def heed(path: str, directory: int) -> None:
+    """Have this process take the levels of a spool at once, without a record."""
+    channel(path).levels.heed(directory)
 
 
 def close_channel(path: str) -> None:

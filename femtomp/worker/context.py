@@ -206,52 +206,6 @@ def traceparent() -> str | None:
     return None if trace is None else "00-{:032x}-{:016x}-{:02x}".format(*trace)
 
 
-class with_context:  # noqa: N801 - used as a function, as `functools.partial`
-    """Return a callable that runs in the log context and trace of here and now.
-
-    For tasks of other threads and processes: ``pool.submit(with_context(task), item)``.
-    It can be pickled if the function can; `femtomp.ProcessPoolExecutor` does it for
-    each task. What the task leaves behind is not seen by the next one.
-
-    Parameters
-    ----------
-    function : callable
-
-    Examples
-    --------
-    >>> with log_context(job="nightly"):
-    ...     task = with_context(lambda: fields.get())
-    >>> task()
-    {'job': 'nightly'}
-    """
-
-    __slots__ = ("_fields", "_function", "_traceparent")
-
-    def __init__(self, function: Callable[..., Any], /) -> None:
-        if not callable(function):
-            msg = f"with_context: give a callable, not {function!r}"
-            raise TypeError(msg)
-        self._function = function
-        self._fields, self._traceparent = fields.get(), traceparent()
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
-        with log_context(**self._fields).traced(self._traceparent):
-            return self._function(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        made = (self._function, self._fields, self._traceparent)
-        return (_carried, made)
-
-
-def _carried(
-    function: Callable[..., Any], bound: Fields, header: str | None
-) -> with_context:
-    made = with_context(function)
-    made._fields, made._traceparent = bound, header  # noqa: SLF001
-    return made
-
-
 def _parsed(header: object) -> Trace | None:
     """Return the ids of a traceparent header (version 00, or a later one's begin)."""
     parts = header.split("-")[:4] if isinstance(header, str) else []

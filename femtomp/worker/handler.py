@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+import sys
+from typing import Any, Final, Literal, TypeAlias
 
 from femtomp.errors import ConfigError, NoServerError
 from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record, to_log_record
-from femtomp.worker.channel import Channel, Sent, channel, close_channel, renew, say
+from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
 from femtomp.worker.fork import catch_up, mark
-from femtomp.worker.identity import add
 from femtomp.worker.plain import described
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
 MISSING: Final = ("raise", "stderr", "ignore")
@@ -38,7 +35,8 @@ _OWN_FAULTS: Final = (
     AttributeError,
 )
 
-_memo: Final[dict[tuple[str | None, int], WorkerHandler]] = {}
+
+_memo: Final[dict[tuple[str, int], WorkerHandler]] = {}
 
 
 class WorkerHandler(logging.Handler):
@@ -46,6 +44,10 @@ class WorkerHandler(logging.Handler):
 
     Use `worker_handler()`; the class is public for `logging.config.dictConfig`
     (``"class": "femtomp.WorkerHandler"``). Safe under threads, forks and signals.
+
+    Two that do the same are equal, so that a logger takes one of them. Made before the
+    server, with `missing` of "stderr" or "ignore", it finds it once it is there, and
+    another server that this one's successor is.
 
     Parameters
     ----------
@@ -85,8 +87,28 @@ class WorkerHandler(logging.Handler):
             )
             raise NoServerError(msg)
         self._missing = missing
+        self._is_bound = spool is not None
+        self._bind(path)
+
+    def _bind(self, path: str | None) -> None:
+        self.spool = path
         self._channel: Channel | None = None if path is None else channel(path)
-        self.spool: Final = path
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both would do the same with any record."""
+        if not isinstance(other, WorkerHandler):
+            return NotImplemented
+        # Who has an address has no use for `missing`.
+        return self is other or (
+            type(self) is type(other)
+            and (self.address, self.level) == (other.address, other.level)
+            and (self.address is not None or self._missing == other._missing)
+            and not (self.filters or other.filters)
+        )
+
+    def __hash__(self) -> int:
+        """Return what does not change: level and filters may."""
+        return hash(WorkerHandler)
 
     def handle(self, record: logging.LogRecord) -> Any:
         """Filter and keep a record.
@@ -169,19 +191,38 @@ class WorkerHandler(logging.Handler):
         try:
             if not mark[0]:
                 catch_up()
-            way = self._channel
-            if way is None:
-                if self._missing != "ignore":
-                    self._fall_back(record)
-            else:
-                payload = from_log_record(record, way.pid, way.known_limits())
-                if way.send(payload, again=again) is Sent.NOWHERE:
-                    self._fall_back(record)
+            if not self._send(record, again=again) and not (
+                self._finds_another() and self._send(record, again=again)
+            ):
+                self._fall_back(record)
         except _OWN_FAULTS as exc:
             self._give_up(record.name, exc)
 
+    def _send(self, record: logging.LogRecord, *, again: bool) -> bool:
+        """Hand over the record; False if there is nowhere to."""
+        way = self._channel
+        if way is None:
+            return False
+        payload = from_log_record(record, way.pid, way.known_limits())
+        return way.send(payload, again=again) is not Sent.NOWHERE
+
+    @property
+    def address(self) -> str | None:
+        """The spool that the next record goes to, if the one of the last is gone."""
+        return self.spool if self._is_bound else find_spool() or self.spool
+
+    def _finds_another(self) -> bool:
+        """Look for a server that was started since, where none was named."""
+        path = self.address
+        if path == self.spool:
+            return False
+        self._bind(path)
+        return True
+
     def _fall_back(self, record: logging.LogRecord) -> None:
         """Write the record to descriptor 2 as a plain line."""
+        if self.spool is None and self._missing == "ignore":
+            return
         try:
             text = (self.formatter or _FALLBACK).format(record)
         except Exception as exc:
@@ -211,6 +252,9 @@ class WorkerHandler(logging.Handler):
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to spawned children by address."""
         return (_remake, (self.level, self.spool, self._missing))
+
+    def __repr__(self) -> str:
+        return f"<WorkerHandler {self.spool} ({logging.getLevelName(self.level)})>"
 
 
 _FALLBACK: Final = logging.Formatter(
@@ -264,7 +308,9 @@ def worker_handler(
 ) -> WorkerHandler:
     """Return the handler to put on this process's loggers.
 
-    Idempotent: the same handler for the same spool and level, also in forked children.
+    Idempotent: the same handler for the same spool and level, also in forked children;
+    another one where that was given filters or another level. `logging.config`, which
+    does so, gets one of its own, which is equal as long as it has neither.
 
     Parameters
     ----------
@@ -295,13 +341,15 @@ def worker_handler(
     """
     number = logging._checkLevel(level)  # type: ignore[attr-defined]  # noqa: SLF001
     path = find_spool(spool)
-    key = (path, number)
-    if path is None or key not in _memo:
-        handler = WorkerHandler(level, spool=spool, missing=missing)
-        if path is None:
-            return handler
-        _memo[key] = handler
-    return _memo[key]
+    # What it names and sets, others who have that handler too must not get.
+    asks = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001
+    if path is None or asks == "logging.config":
+        return WorkerHandler(level, spool=spool, missing=missing)
+    found = _memo.get((path, number))
+    if found is None or found.filters or (found.spool, found.level) != (path, number):
+        found = WorkerHandler(level, spool=spool, missing=missing)
+        _memo[(path, number)] = found
+    return found
 
 
 def release(handler: WorkerHandler) -> None:
@@ -310,90 +358,3 @@ def release(handler: WorkerHandler) -> None:
         for key in [k for k in _memo if k[0] == handler.spool]:
             del _memo[key]
         close_channel(handler.spool)
-
-
-def worker_init(
-    level: int | str | None = None,
-    *,
-    spool: str | os.PathLike[str] | None = None,
-    force: bool = False,
-) -> None:
-    """Set up logging in a worker: femtomp's handler on the root logger, and its level.
-
-    For ``initializer=`` of pools and executors. Never raises: a pool would start new
-    workers for ever. Idempotent.
-
-    Parameters
-    ----------
-    level : int or str, optional
-        Of the root logger; the server's if not given.
-    spool : path-like, optional
-        The server's spool; `FEMTOMP_SPOOL` if not given.
-    force : bool
-        Remove the root logger's other handlers first, as `logging.basicConfig` does.
-
-    Examples
-    --------
-    >>> from concurrent.futures import ProcessPoolExecutor
-    >>> import femtomp
-    >>> pool = ProcessPoolExecutor(4, initializer=femtomp.worker_init)
-    """
-    try:
-        root = logging.getLogger()
-        handler = worker_handler(spool=spool, missing="stderr")
-        if force:
-            for other in root.handlers[:]:
-                root.removeHandler(other)
-        if handler not in root.handlers:
-            root.addHandler(handler)
-        of_server, of_loggers = server_levels(handler.spool)
-        root.setLevel(of_server if level is None else level)
-        for name, number in of_loggers.items():
-            logging.getLogger(name).setLevel(number)
-    except Exception as exc:
-        say(f"worker_init failed: {type(exc).__name__}: {exc}")
-
-
-def identify(who: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
-    """Say who a process is: attributes that all its records' resources have.
-
-    Best before the first record: a process that has logged already goes on in another
-    lane, with another `service.instance.id`. Integrations of pools use it; so may you,
-    where a worker has a number or a shard. Told again, later words win.
-
-    Parameters
-    ----------
-    who : mapping of str to str, number or bool, or callable
-        A mapping is about this process alone. A callable without parameters, which
-        returns one, is asked in each process, forked children too, when it logs for
-        the first time. "femtomp.worker.name" is the name that all formats show.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither.
-
-    Examples
-    --------
-    >>> import femtomp
-    >>> femtomp.identify({"femtomp.worker.name": "importer", "shard": 3})
-    """
-    add(who)
-    renew()
-
-
-def server_levels(spool: str | None) -> tuple[int, dict[str, int]]:
-    """Return the levels that the server wants: of the root logger, and of others.
-
-    INFO, and none, if it cannot say.
-    """
-    from femtomp.lanes.spool import Spool
-
-    if spool is None:
-        return logging.INFO, {}
-    opened = Spool(spool)
-    try:
-        manifest = opened.manifest
-        return int(manifest.get("level", logging.INFO)), manifest.get("levels", {})
-    finally:
-        opened.close()

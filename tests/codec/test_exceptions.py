@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from femtomp.codec import journald, otlp, text, wire
+from femtomp.codec import otlp, text, wire
 from femtomp.codec.exception_tree import read_exception
 from femtomp.codec.exceptions import ATTRIBUTE, render, to_value
+from femtomp.codec.journald import Encoder
 from femtomp.errors import CodecError
 from femtomp.record import Resource, scrubbed
 from tests.records import make
@@ -268,17 +269,17 @@ def test_text_shows_the_stack_trace_alone() -> None:
 
 def test_journal_has_the_stack_trace_alone() -> None:
     """The journal has a field for the stack trace and none for the structure."""
-    sent = journald.datagram(make(attributes=ATTRIBUTES), "shop")
+    sent = Encoder().datagram(make(attributes=ATTRIBUTES))
     assert b"EXCEPTION_STACKTRACE" in sent
     assert b"FEMTOMP_EXCEPTION" not in sent
     assert b"DROPPED_FIELDS" not in sent
 
 
-@pytest.mark.parametrize("show", [journald.datagram, text.text_line])
+@pytest.mark.parametrize("show", [Encoder().datagram, text.text_line])
 def test_structure_without_text_is_shown(show) -> None:
     """A structure that came without its text is all there is: it is shown."""
     given = make(attributes={ATTRIBUTE: to_value(TAKEN)})
-    shown = show(given, "x") if show is journald.datagram else show(given, colour=False)
+    shown = show(given, colour=False) if show is text.text_line else show(given)
     assert b"no tea" in shown
 
 

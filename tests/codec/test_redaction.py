@@ -468,3 +468,12 @@ def test_what_was_learnt_of_one_record_hides_nothing_in_the_next(redactor):
     ):
         (redacted,) = redactor.records([dirty])
         assert not holds(redacted, SECRET)
+
+
+def test_workers_do_not_displace_each_other() -> None:
+    """Records of several workers in turn are gone through once a worker, not each."""
+    redact = Redactor()
+    workers = [Resource({"service.name": "shop", "n": n}) for n in range(4)]
+    records = [make(resource=workers[n % 4]) for n in range(40)]
+    redact.records(records[:8])
+    assert redact._suspects(records) == []

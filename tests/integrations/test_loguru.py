@@ -151,9 +151,10 @@ def test_queue_of_loguru_keeps_the_thread(records) -> None:
     assert attributes["thread.name"] == threading.current_thread().name
 
 
-def test_level_of_the_handler(records) -> None:
-    """What femtomp's handler is not to have it does not get."""
-    femtomp.worker_handler().setLevel("ERROR")
+def test_level_of_the_sink(records) -> None:
+    """What loguru is not to hand over is not there."""
+    logger.remove()
+    logger.add(sink, format="{message}", level="ERROR")
     logger.info("no")
     logger.error("yes")
     assert [r.body for r in records] == ["yes"]

@@ -265,6 +265,20 @@ def test_missing_segment_is_counted(forge) -> None:
     assert (values, corrupt) == (list("abfg"), 3)
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_who_is_new_to_a_lane_misses_nothing(forge, damaged) -> None:
+    """Segments that were freed before a sink came are not lost to it."""
+    body = bytearray(frames("fgh", 5))
+    if damaged:
+        body[20] ^= 1
+    forge.segment(2, bytes(body))
+    forge.segment(4, frames("k", 10))
+    values, position, corrupt = drain(forge.lane())
+    assert values == list("fghk")[damaged:]
+    assert corrupt == 2
+    assert position.sequence == 11
+
+
 def test_what_is_there_twice_comes_once(forge) -> None:
     """Records that stand in a lane a second time, or too late, are not taken again:
     those that were passed over are counted already.

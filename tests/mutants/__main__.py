@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.mutants.apply import ROOT, mutated
 from tests.mutants.edits import MUTANTS, Mutant
+from tests.mutants.journald import JOURNALD
 
 # A mutant that makes a test wait for ever is found by that.
 TIMEOUT_S = 180
@@ -32,7 +33,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
     parser.add_argument("words", nargs="*", help="of the mutants' names; all if none")
     words = parser.parse_args().words
-    chosen = [m for m in MUTANTS if not words or any(w in m.name for w in words)]
+    chosen = [
+        m for m in (*MUTANTS, *JOURNALD) if not words or any(w in m.name for w in words)
+    ]
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         tree = Path(directory, "tree")
         tree.mkdir()

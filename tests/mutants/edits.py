@@ -150,8 +150,8 @@ MUTANTS: Final = (
             ("                and mark[0]\n", ""),
             (
                 ("            if not mark[0]:\n                catch_up()\n"
-                "            way = self._channel"),
-                "            way = self._channel",
+                "            if not self._send"),
+                "            if not self._send",
             ),
         ),
         ("worker/test_handler.py::test_raw_fork_without_hooks",),
@@ -318,7 +318,7 @@ MUTANTS: Final = (
     _one(
         "a restarted engine reports again", "supervisor/guardian.py",
         "launch = replace(launch, ready=-1)", "pass",
-        "processes/test_signals.py::test_a_restarted_engine_writes_nothing_of_its_own",
+        "supervisor/test_guardian.py::test_only_the_first_engine_is_told_where_to_report",
     ),
     _one(
         "a cut line is written behind", "sinks/log_file.py",

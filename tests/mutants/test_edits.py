@@ -9,10 +9,13 @@ import pytest
 
 from tests.mutants.apply import ROOT, mutated
 from tests.mutants.edits import MUTANTS, Mutant
+from tests.mutants.journald import JOURNALD
 from tests.torture.faults import FAULTS
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    "mutant", [*MUTANTS, *JOURNALD], ids=lambda mutant: mutant.name
+)
 def test_mutant_applies(mutant: Mutant) -> None:
     """A mutant is a change of the code that is there, and still a program."""
     text = (ROOT / "femtomp" / mutant.file).read_text()
@@ -20,7 +23,9 @@ def test_mutant_applies(mutant: Mutant) -> None:
     assert ast.dump(ast.parse(after)) != ast.dump(ast.parse(text))
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    "mutant", [*MUTANTS, *JOURNALD], ids=lambda mutant: mutant.name
+)
 def test_tests_of_a_mutant_exist(mutant: Mutant) -> None:
     """Each mutant names tests that are there."""
     assert mutant.tests

@@ -209,7 +209,7 @@ def test_a_second_supervisor_of_a_spool_is_refused(tmp_path):
     with femtomp.start_server(femtomp.FileSink(path), spool_parent=tmp_path) as server:
         config = femtomp.options.ServerConfig(
             name="shop",
-            sinks=femtomp.config.resolve_sinks(femtomp.FileSink(path), {}),
+            sinks=femtomp.grammar.resolve_sinks(femtomp.FileSink(path), {}),
         )
         spool = Spool(server.spool)
         launcher = Launcher(config, spool)

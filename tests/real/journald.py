@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Self
@@ -47,16 +48,39 @@ MaxLevelStore=debug
 # unshare and sh both exec: the process that was started is journald.
 INSIDE = """set -e
 mount --make-rprivate /
-mount --bind "$BASE/run" /run
-mount --bind "$BASE/varlog" /var/log
+mount --bind "$BASE/run" "$ROOT/run"
+mount --bind "$BASE/varlog" "$ROOT/var/log"
+if [ -n "$ROOT" ]; then
+    mkdir -p "$ROOT$BASE"; mount --bind "$BASE" "$ROOT$BASE"
+    mount -t proc proc "$ROOT/proc"
+    mount --rbind /sys "$ROOT/sys"
+    mount --rbind /dev "$ROOT/dev"
+    exec chroot "$ROOT" /usr/lib/systemd/systemd-journald
+fi
 exec "$JOURNALD"
+"""
+# Gives it the socket as PID 1 does: as descriptor 3.
+HAND_OVER = """import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
 class Journald:
-    """Start, stop and read one journald; a context manager."""
+    """Start, stop and read one journald; a context manager.
 
-    def __init__(self) -> None:
+    `held`: this process binds the socket and hands it over, as systemd does: datagrams
+    wait in it while journald is away. `configuration`: lines instead of the usual ones.
+    `FEMTOMP_TEST_JOURNALD_ROOT`, a debootstrapped directory, makes it that one's.
+    """
+
+    def __init__(
+        self, *, held: bool = False, configuration: str = CONFIGURATION
+    ) -> None:
+        self._configuration = configuration
+        self._root = os.environ.get("FEMTOMP_TEST_JOURNALD_ROOT", "")
+        self._held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if held else None
         self.base = Path(tempfile.mkdtemp(prefix="jd", dir="/tmp"))
         self._journal = self.base / "run/systemd/journal"
         self.socket = str(self._journal / "socket")
@@ -72,7 +96,10 @@ class Journald:
             self.base / "varlog",
         ):
             path.mkdir(parents=True, exist_ok=True)
-        (configuration / "50-test.conf").write_text(CONFIGURATION)
+        (configuration / "50-test.conf").write_text(self._configuration)
+        if self._held is not None and not Path(self.socket).exists():
+            self._held.bind(self.socket)
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         notify = self.base / "run/notify"
         notify.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
@@ -87,14 +114,23 @@ class Journald:
         environ = {
             **os.environ,
             "BASE": str(self.base),
+            "ROOT": self._root,
             "JOURNALD": journald_path() or "",
             "NOTIFY_SOCKET": "/run/notify",
             "SYSTEMD_LOG_TARGET": "console",
         }
+        command = [*unshare_command(), "sh", "-c", INSIDE]
+        descriptors: tuple[int, ...] = ()
+        if self._held is not None:
+            descriptors = (self._held.fileno(),)
+            command = [sys.executable, "-c", HAND_OVER, str(descriptors[0]), *command]
+            # journald compares the path that the socket is bound to with this.
+            environ["RUNTIME_DIRECTORY"] = str(self._journal)
         with (self.base / "stderr").open("ab") as stderr:
             return subprocess.Popen(
-                [*unshare_command(), "sh", "-c", INSIDE],
+                command,
                 env=environ,
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -137,16 +173,39 @@ class Journald:
 
     def entries(self, *match: str) -> list[dict]:
         """Read the entries for which all of `match` (FIELD=value) hold, in order."""
+        found = self.journalctl("-o", "json", "--all", *match)
+        return [json.loads(line) for line in found.splitlines()]
+
+    def exported(self, *match: str) -> list[list[tuple[str, bytes]]]:
+        """Read entries with their bytes, from the export format."""
+        rest = self.journalctl("-o", "export", "--all", *match)
+        entries: list[list[tuple[str, bytes]]] = [[]]
+        while rest:
+            line, _, rest = rest.partition(b"\n")
+            if not line:
+                entries.append([])
+                continue
+            name, equals, value = line.partition(b"=")
+            if not equals:
+                size = int.from_bytes(rest[:8], "little")
+                value, rest = rest[8 : 8 + size], rest[9 + size :]
+            entries[-1].append((name.decode(), value))
+        return [entry for entry in entries if entry]
+
+    def journalctl(self, *arguments: str) -> bytes:
+        """Ask journalctl for what is in this journal alone."""
         (directory,) = (self.base / "run/log/journal").iterdir()
         read = subprocess.run(
-            ["journalctl", "-D", directory, "-q", "-o", "json", "--all", *match],
+            ["journalctl", "-D", directory, "-q", "--no-pager", *arguments],
             capture_output=True,
         )
-        return [json.loads(line) for line in read.stdout.splitlines()]
+        return read.stdout
 
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        if self._held is not None:
+            self._held.close()
         shutil.rmtree(self.base, ignore_errors=True)

@@ -30,7 +30,7 @@ def _journald():
 
 @pytest.fixture(name="driver")
 def _driver(journald):
-    driver = open_driver(JournaldSink(journald.socket))
+    driver = open_driver(JournaldSink(journald.socket), stderr_fd=2, environ={})
     yield driver
     driver.close()
 
@@ -146,7 +146,7 @@ from femtomp.config import JournaldSink
 from femtomp.sinks.journald import open_driver
 from tests.records import make
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-driver = open_driver(JournaldSink(sys.argv[1]))
+driver = open_driver(JournaldSink(sys.argv[1]), stderr_fd=2, environ={})
 print(json.dumps(driver.write([make(body="z" * 8_000_000)])))
 """
 

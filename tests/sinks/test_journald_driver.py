@@ -6,16 +6,20 @@ import array
 import errno
 import fcntl
 import os
+import pickle
 import socket
+from dataclasses import replace
 
 import pytest
 
-from femtomp.codec.journald import datagram
+from femtomp.codec.journald import Encoder
 from femtomp.config import JournaldSink
 from femtomp.errors import ConfigError
 from femtomp.sinks import Delivered, RetryAfter, journald
 from femtomp.sinks.journald import open_driver
 from tests.records import batch, make
+
+datagram = Encoder().datagram
 
 
 class Listener:
@@ -59,7 +63,7 @@ def _listener(tmp_path_factory):
 @pytest.fixture(name="driver")
 def _driver(listener, monkeypatch):
     monkeypatch.setattr(journald, "POLL_TIMEOUT_S", 0.01)
-    driver = open_driver(JournaldSink(str(listener.path)))
+    driver = open_driver(JournaldSink(str(listener.path)), stderr_fd=2, environ={})
     yield driver
     driver.close()
 
@@ -67,14 +71,14 @@ def _driver(listener, monkeypatch):
 def test_each_record_is_a_datagram(listener, driver) -> None:
     """Entries arrive in order, under the service's name."""
     assert driver.write(batch(3)) == Delivered()
-    assert listener.receive() == [datagram(record, "shop") for record in batch(3)]
+    assert listener.receive() == [datagram(record) for record in batch(3)]
 
 
 def test_service_without_a_name_is_python(listener, driver) -> None:
     """Where the resource has no service.name, the identifier says what runs."""
     record = make(resource=type(make().resource)({}))
     driver.write([record])
-    assert listener.receive() == [datagram(record, "python")]
+    assert listener.receive() == [datagram(record)]
 
 
 def test_full_queue_is_retried_from_the_first_that_did_not_fit(
@@ -93,7 +97,7 @@ def test_full_queue_is_retried_from_the_first_that_did_not_fit(
         rest = rest[outcome.accepted :]
         retries += 1
     assert retries > 0
-    assert received == [datagram(record, "shop") for record in records]
+    assert received == [datagram(record) for record in records]
 
 
 def test_rebound_socket_is_found_again(listener, driver) -> None:
@@ -129,8 +133,8 @@ def test_large_record_travels_as_a_sealed_memfd(listener, driver) -> None:
     record = make(body="x" * 6_000_000)
     assert driver.write([record, *batch(1)]) == Delivered()
     assert listener.receive() == [
-        datagram(record, "shop"),
-        datagram(batch(1)[0], "shop"),
+        datagram(record),
+        datagram(batch(1)[0]),
     ]
     wanted = (
         fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -147,7 +151,7 @@ def test_large_record_meets_a_full_queue(listener, driver) -> None:
     assert driver.write([large]).accepted == 0
     listener.receive()
     assert driver.write([large]) == Delivered()
-    assert listener.receive() == [datagram(large, "shop")]
+    assert listener.receive() == [datagram(large)]
 
 
 def test_descriptors_do_not_pile_up(listener, driver) -> None:
@@ -162,10 +166,11 @@ def test_descriptors_do_not_pile_up(listener, driver) -> None:
 def test_other_errors_are_retried(listener, driver, monkeypatch) -> None:
     """An error that nobody foresaw is an outcome too, with its text."""
 
-    def fail(data):
+    def fail(data, sender):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(driver, "_send", fail)
+    monkeypatch.setattr(driver, "_deliver_with_care", fail)
+    listener.socket.close()
     outcome = driver.write(batch(1))
     assert isinstance(outcome, RetryAfter)
     assert outcome.reason.endswith("Cannot allocate memory")
@@ -174,20 +179,117 @@ def test_other_errors_are_retried(listener, driver, monkeypatch) -> None:
 def test_absent_socket_is_a_config_error(tmp_path) -> None:
     """A machine without journald is told so when the sink is built."""
     with pytest.raises(ConfigError, match=r"cannot reach .*/none: ENOENT"):
-        open_driver(JournaldSink(str(tmp_path / "none")))
+        open_driver(JournaldSink(str(tmp_path / "none")), stderr_fd=2, environ={})
 
 
 def test_path_beyond_a_sockets_is_a_config_error() -> None:
     """A path that no socket can have is named, too."""
-    with pytest.raises(ConfigError, match="path too long"):
-        open_driver(JournaldSink("/" + "x" * 200))
+    with pytest.raises(ConfigError, match="path must have at most 107 bytes"):
+        open_driver(JournaldSink("/" + "x" * 200), stderr_fd=2, environ={})
 
 
 def test_socket_without_listener_is_accepted(listener) -> None:
     """A journald may be restarting while the server starts."""
     listener.socket.close()
-    driver = open_driver(JournaldSink(str(listener.path)))
+    driver = open_driver(JournaldSink(str(listener.path)), stderr_fd=2, environ={})
     assert isinstance(driver.write(batch(1)), RetryAfter)
     listener.bind()
     assert driver.write(batch(1)) == Delivered()
     driver.close()
+
+
+def test_absent_socket_may_be_waited_for(tmp_path, caplog) -> None:
+    """Records are kept until journald is there; that it is not is said once."""
+    path = tmp_path / "s"
+    driver = open_driver(
+        JournaldSink(str(path), missing="wait"), stderr_fd=2, environ={}
+    )
+    assert isinstance(driver.write(batch(1)), RetryAfter)
+    assert isinstance(driver.write(batch(1)), RetryAfter)
+    assert [str(path) in text and "ENOENT" in text for text in caplog.messages] == [
+        True
+    ]
+    listener = Listener(path)
+    assert driver.write(batch(1)) == Delivered()
+    assert len(listener.receive()) == 1
+    driver.close()
+    listener.socket.close()
+
+
+def test_tries_become_rarer_until_journald_is_back(listener, driver) -> None:
+    """While journald is away the delays grow to a cap, and begin anew after it."""
+    listener.socket.close()
+    delays = [driver.write(batch(1)).delay_s for _ in range(7)]
+    assert delays == sorted(delays)
+    assert (delays[0] < 0.5, delays[-2:]) == (True, [5.0, 5.0])
+    listener.bind()
+    assert driver.write(batch(1)) == Delivered()
+    listener.socket.close()
+    assert driver.write(batch(1)).delay_s == delays[0]
+
+
+def test_queue_that_stays_full_is_said(listener, driver, monkeypatch) -> None:
+    """A journald that is stopped is told from one that is slow."""
+    now = [0.0]
+    monkeypatch.setattr(journald.time, "monotonic", lambda: now[0])
+    rest = batch(1000)
+    while (outcome := driver.write(rest)).accepted:
+        rest = rest[outcome.accepted :]
+    now[0] = 4.9
+    assert driver.write(rest).delay_s < 0.1
+    now[0] = 6.0
+    stuck = driver.write(rest)
+    assert stuck.delay_s >= 0.5
+    assert stuck.reason == "journald has taken nothing for 6 s: is it stopped?"
+    listener.receive()
+    assert driver.write(rest).accepted > 0
+
+
+def test_record_that_needs_a_memfd_where_none_is_allowed_is_refused(
+    listener, driver, monkeypatch
+) -> None:
+    """One large record does not stop all others for ever; it is counted."""
+
+    def forbidden(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "memfd_create", forbidden)
+    large = make(body="x" * 6_000_000)
+    outcome = driver.write([*batch(1), large, *batch(1)])
+    assert (outcome.accepted, list(outcome.refused.values())) == (2, [1])
+    assert driver.write(batch(1)) == Delivered()
+
+
+def test_namespace_names_its_socket() -> None:
+    """A journal namespace is an option, not a path to be known."""
+    assert JournaldSink(namespace="a").path == "/run/systemd/journal.a/socket"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"namespace": "a/b"}, "namespace must be the name of a journal namespace"),
+        ({"namespace": "a", "path": "/x"}, "give path or namespace, not both"),
+        ({"prefix": "shop_"}, "prefix must be at most 32 of A-Z"),
+        ({"prefix": "_X"}, "prefix must be"),
+        ({"prefix": 7}, "prefix must be"),
+        ({"prefix": "X" * 33}, "prefix must be"),
+        ({"identifier": ""}, "identifier must be a non-empty string"),
+        ({"nested": "xml"}, "nested must be one of json, fields, not 'xml'"),
+        ({"missing": "stdout"}, "missing must be one of refuse, wait, stderr"),
+        ({"sender": "me"}, "sender must be one of worker, supervisor"),
+        ({"rate_limit": "drop"}, "rate_limit must be one of warn, pace"),
+        ({"path": ""}, "path must be a non-empty string"),
+        ({"path": "a\0b"}, "path must have at most 107 bytes"),
+    ],
+)
+def test_wrong_options_are_config_errors(options, problem) -> None:
+    """What cannot be is told in the master, with what is allowed."""
+    with pytest.raises(ConfigError, match=problem):
+        JournaldSink(**options)
+
+
+def test_options_that_are_pickled_stay_the_same() -> None:
+    """A sink travels to the supervisor, and gets its name by `replace`."""
+    sink = JournaldSink(namespace="a", prefix="SHOP_")
+    assert replace(pickle.loads(pickle.dumps(sink)), name="j").path == sink.path

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import pytest
 
 from femtomp.lanes import place
 from femtomp.lanes.spool import STATE, State
-from femtomp.supervisor.guardian import is_over
+from femtomp.options import ServerConfig
+from femtomp.supervisor import engine, guardian
+from femtomp.supervisor.guardian import Launch, is_over
+from tests.processes.harness import fork
 
 
 @pytest.fixture
@@ -48,3 +52,26 @@ def test_a_spool_that_somebody_moved_is_left_alone(spool, tmp_path) -> None:
     os.rename(spool.path, tmp_path / "moved")
     assert not is_over(spool)
     assert (tmp_path / "moved/lanes").is_dir()
+
+
+def test_only_the_first_engine_is_told_where_to_report(spool, monkeypatch) -> None:
+    """By the time of a second engine the start-up pipe's number may be a file's."""
+    told = os.pipe()
+
+    def engine_main(launch) -> int:
+        os.write(told[1], f"{launch.ready} ".encode())
+        return 9 if launch.ready >= 0 else 0
+
+    def guard() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        monkeypatch.setattr(engine, "main", engine_main)
+        ready = os.pipe()[1]
+        config = ServerConfig("test", ())
+        guardian.guard(Launch(config, spool.path, (), {}, ready, -1, 2, 1))
+
+    assert os.waitpid(fork(guard), 0)[1] == 0
+    first, second = os.read(told[0], 100).split()
+    assert int(first) >= 0
+    assert int(second) == -1
+    for descriptor in told:
+        os.close(descriptor)

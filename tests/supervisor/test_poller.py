@@ -138,6 +138,7 @@ def test_what_a_dead_engine_was_reaping_is_reaped_first(
     tend(again)
     assert again.members == {}
     assert delivered(spool) == 8
+    assert [name for name in os.listdir(spool.lanes) if name.startswith(first)] == []
 
 
 def test_what_came_before_the_owners_death_is_seen_after_it(spool) -> None:

@@ -19,6 +19,7 @@ from femtomp.errors import SpoolError
 from femtomp.grammar import resolve_sinks
 from femtomp.lanes import place, reader, space
 from femtomp.lanes import writer as writers
+from femtomp.lanes.cursor import Position
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.options import ServerConfig
 from femtomp.supervisor import engine as engines
@@ -35,6 +36,7 @@ from tests.torture.points import Points
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from femtomp.lanes.reader import Lane
     from femtomp.supervisor.stats import ServerStats
 
 RECORDS, ROLLS = 3, 16
@@ -154,11 +156,24 @@ def _damage(path: Path) -> tuple[int, bool, ServerStats]:
         for lane in open_lanes(spool):
             lane.ended = lane.final = True
             _, position, bad = drain(lane)
-            corrupt += bad
+            corrupt += bad + _holes(lane)
             stopped |= lane.is_behind(lane.normalised(position))
     finally:
         spool.close()
     return corrupt, stopped, stats
+
+
+def _holes(lane: Lane) -> int:
+    """Count the places in mapped segments that are committed and hold no frame."""
+    holes, position = 0, Position()
+    while True:
+        position = lane.normalised(position)
+        found = lane.find(*position[:2], position.sequence)
+        if found is None:
+            return holes
+        is_mapped = lane._file(found.number)[1] is not None
+        holes += is_mapped and not found.frames
+        position = position.behind(found.number, found.after, found.sequence)
 
 
 # -- engines -----------------------------------------------------------------------------

@@ -787,3 +787,19 @@ def test_other_handlers_see_what_they_always_saw(first) -> None:
     assert lines[0] == lines[1]
     assert len(taken) == 1
     assert load(taken[0]).attributes["exception.message"] == "x" * 10
+
+
+def test_exception_that_a_signal_handler_throws_costs_no_body() -> None:
+    """What failed once for a reason that is not the record's is rendered exactly."""
+    thrown = [TimeoutError(), TimeoutError()]
+
+    class Late:
+        def __str__(self) -> str:
+            if thrown:
+                raise thrown.pop()
+            return "well"
+
+    record = logging.LogRecord("a", 20, "p", 1, "%s", (Late(),), None)
+    fields = wire.decode(from_log_record(record, os.getpid()))
+    assert fields[5] == "well"
+    assert thrown == []

@@ -28,7 +28,8 @@ from femtomp.lanes.spool import STATE, State
 from femtomp.testing import ManualClock, check_lane
 from femtomp.worker import channel as channels
 from femtomp.worker import handler as handlers
-from femtomp.worker.handler import WorkerHandler, worker_handler, worker_init
+from femtomp.worker.handler import WorkerHandler, worker_handler
+from femtomp.worker.init import worker_init
 from tests.worker.test_plain import Raises
 
 if TYPE_CHECKING:

@@ -1,0 +1,115 @@
+"""The rate limit that a real systemd-journald puts on a unit, kept to or noticed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.components import require
+from tests.real.journald import CONFIGURATION, Journald
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = f"femtomp-test-{os.getpid()}.service"
+INTERVAL_S, BURST, RECORDS = 2, 100, 1000
+
+# Of itself it becomes a process of the unit, then logs above the limit, and once more
+# when the interval is over: then journald says how many it has dropped.
+SEND = """
+import logging, os, sys, time
+group, socket, journal, choice, records = sys.argv[1:]
+with open(group + "/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+logging.basicConfig(format="%(message)s")
+from femtomp.config import JournaldSink
+from femtomp.sinks import journald, journald_suppressed
+from femtomp.sinks.journald_rate import Budget, budget_of_unit
+from femtomp.sinks.journald_suppressed import Suppressed
+from tests.records import batch
+unit = budget_of_unit(None).unit
+journald.budget_of_unit = lambda _: Budget(unit, INTERVAL_S, BURST)
+command = ("journalctl", "-D", journal, "-q", "-o", "json")
+journald.Suppressed = lambda unit, _: Suppressed(unit, command=command)
+journald_suppressed.INTERVAL_S = 0.1
+sink = JournaldSink(socket, sender="supervisor", rate_limit=choice)
+driver = journald.open_driver(sink, stderr_fd=2, environ={})
+
+def write(rest):
+    while hasattr(outcome := driver.write(rest), "delay_s"):
+        rest = rest[outcome.accepted:]
+        time.sleep(outcome.delay_s)
+
+write(batch(int(records)))
+if choice == "warn":
+    deadline = time.monotonic() + 20
+    time.sleep(INTERVAL_S)  # as long as journald's interval is
+    while not driver._suppressed._seen:
+        assert time.monotonic() < deadline
+        write(batch(1))
+        time.sleep(0.05)
+driver.close()
+"""
+
+
+@pytest.fixture(name="group")
+def _group():
+    require("journald")
+    for place in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+        if Path(place, "cgroup.procs").exists() and os.access(place, os.W_OK):
+            group = Path(place, "system.slice", UNIT)
+            had_slice = group.parent.exists()
+            group.mkdir(parents=True)
+            yield str(group)
+            group.rmdir()
+            if not had_slice:
+                group.parent.rmdir()
+            return
+    pytest.skip("no control group can be made here")
+
+
+def send(journald, group, choice, records) -> str:
+    """Send records as a process of the unit; give what it said."""
+    (directory,) = (journald.base / "run/log/journal").iterdir()
+    program = SEND.replace("INTERVAL_S)", f"{INTERVAL_S})")
+    program = program.replace("INTERVAL_S, BURST", f"{INTERVAL_S}, {BURST}")
+    sent = subprocess.run(
+        [sys.executable, "-c", program, group, journald.socket, directory, choice,
+         str(records)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    journald.sync()
+    return sent.stderr
+
+
+@pytest.fixture(name="journald")
+def _journald(group):
+    limit = f"RateLimitIntervalSec={INTERVAL_S}s\nRateLimitBurst={BURST}\n"
+    lines = [line for line in CONFIGURATION.splitlines() if "RateLimit" not in line]
+    with Journald(configuration="\n".join([*lines, limit])) as journald:
+        yield journald
+
+
+def test_pace_keeps_to_the_limit(journald, group) -> None:
+    """Nothing is dropped of what is more than the unit's burst; it comes later."""
+    records = 3 * BURST
+    assert send(journald, group, "pace", records) == ""
+    assert len(journald.entries(f"_SYSTEMD_UNIT={UNIT}")) == records
+
+
+def test_what_journald_drops_is_noticed(journald, group) -> None:
+    """The warning comes when the limit is passed, the number when journald gives it."""
+    said = send(journald, group, "warn", RECORDS)
+    stored = len(journald.entries("LOGGER=shop.cart"))
+    assert stored < RECORDS
+    assert said.count("LogRateLimitIntervalSec=0. Or") == 1
+    (dropped,) = [
+        entry["N_DROPPED"] for entry in journald.entries(f"OBJECT_SYSTEMD_UNIT={UNIT}")
+    ]
+    assert f"journald has dropped {dropped} messages of {UNIT}" in said
