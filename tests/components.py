@@ -112,6 +112,7 @@ CHECKS = {
     "redis": lambda: _packages("redis") or _program("redis-server"),
     "uvicorn": lambda: _packages("uvicorn"),
     "uvicorn_worker": lambda: _packages("uvicorn", "uvicorn_worker"),
+    "xdist": lambda: _packages("xdist"),
     "strace": lambda: _program("strace"),
     "tmpfs": _tmpfs,
 }
