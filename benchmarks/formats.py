@@ -20,6 +20,7 @@ from time import process_time_ns
 from typing import TYPE_CHECKING
 
 from benchmarks.report import machine
+from femtomp.codec.otlp import encode_request
 from femtomp.codec.wire import decode, to_record
 from femtomp.record import Resource
 from femtomp.sinks.lines import line_encoder
@@ -169,11 +170,13 @@ def _logfmter():
 
 
 def _protobuf():
-    export_request = import_module("femtomp.codec.otlp").export_request
+    module = import_module("opentelemetry.proto.collector.logs.v1.logs_service_pb2")
+    read = module.ExportLogsServiceRequest.FromString
     write = import_module("google.protobuf.json_format").MessageToJson
 
     def line(_, record):
-        return _line(write(export_request([record], record.timestamp), indent=None))
+        request = read(encode_request([record], record.timestamp))
+        return _line(write(request, indent=None))
 
     return line
 

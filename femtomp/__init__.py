@@ -35,6 +35,7 @@ from femtomp.errors import (
     StartError,
 )
 from femtomp.record import Identity, Record, Resource, Scope
+from femtomp.worker.carry import with_context
 from femtomp.worker.context import log_context, traceparent
 from femtomp.worker.handler import WorkerHandler, worker_handler
 from femtomp.worker.identify import identify
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from femtomp.sinks import Delivered, Refused, RetryAfter, Sink
     from femtomp.supervisor.process import Server
     from femtomp.supervisor.stats import DrainReport, LaneStats, ServerStats, SinkStats
+    from femtomp.worker.executor import ProcessPoolExecutor
     from femtomp.worker.thinning import CallSiteLimit, Sampling
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "MissingExtraError",
     "NoServerError",
     "OTLPSink",
+    "ProcessPoolExecutor",
     "Queue",
     "Record",
     "Redaction",
@@ -100,6 +103,7 @@ __all__ = [
     "log_context",
     "start_server",
     "traceparent",
+    "with_context",
     "worker_handler",
     "worker_init",
 ]
@@ -111,6 +115,7 @@ _LATE = {
     "HandlerSink": "femtomp.config",
     "JournaldSink": "femtomp.config",
     "OTLPSink": "femtomp.config",
+    "ProcessPoolExecutor": "femtomp.worker.executor",
     "Queue": "femtomp.lanes.queue",
     "Delivered": "femtomp.sinks",
     "Refused": "femtomp.sinks",

@@ -20,6 +20,7 @@ from femtomp.file_options import check_file_options, check_path
 from femtomp.formats import FORMATS, Format, checked_format, is_path
 from femtomp.journald_options import JOURNALD_SOCKET, check_journald_options, socket_of
 from femtomp.limits import checked_filter, checked_rate
+from femtomp.otlp_options import check_otlp_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -231,6 +232,19 @@ class OTLPSink:
         then "http/protobuf".
     headers : mapping of str to str, optional
         Sent with every request; never shown in a repr.
+    compression : {"none", "gzip", "deflate"}, optional
+        Not given: `OTEL_EXPORTER_OTLP_LOGS_COMPRESSION`,
+        `OTEL_EXPORTER_OTLP_COMPRESSION`, then "none".
+    timeout_s : float, optional
+        Of one request; the variables ..._TIMEOUT, then 10. What failed is tried again
+        for as long as the quota lasts.
+    flush_interval_s : float
+        Records are gathered so long for one request, if they are few: a request costs
+        as much as a hundred records. The first one after a pause is sent at once.
+    certificate_file, client_key_file, client_certificate_file : path-like, optional
+        The authority that the collector's certificate is checked with, and what the
+        sink shows of itself, PEM; the variables ..._CERTIFICATE, ..._CLIENT_KEY and
+        ..._CLIENT_CERTIFICATE.
     level, name, filter, rate
         As in `ConsoleSink`; the name is "otlp" if not given.
 
@@ -244,6 +258,12 @@ class OTLPSink:
     _: KW_ONLY
     protocol: Literal["http/protobuf", "grpc"] | None = None
     headers: Mapping[str, str] | None = None
+    compression: Literal["none", "gzip", "deflate"] | None = None
+    timeout_s: float | None = None
+    flush_interval_s: float = 0.2
+    certificate_file: Path | str | None = None
+    client_key_file: Path | str | None = None
+    client_certificate_file: Path | str | None = None
     level: int | str = 0
     name: str | None = None
     filter: Filter = None
@@ -257,6 +277,7 @@ class OTLPSink:
             one_of("OTLPSink", "protocol", self.protocol, PROTOCOLS)
         if self.headers is not None:
             _set(self, "headers", dict(self.headers))
+        check_otlp_options(self)
         _check_shared(self)
 
     def __repr__(self) -> str:

@@ -141,6 +141,9 @@ class Identity(NamedTuple):
         Host name.
     command : str
         Path of the program's script, or the interpreter's.
+    instance_id : str
+        `service.instance.id` of the process's OpenTelemetry tracer provider; empty if
+        it had none.
     attributes : tuple of (str, value) pairs
         What `femtomp.identify` or the pool has told besides: a worker's age, a rank.
     """
@@ -154,6 +157,7 @@ class Identity(NamedTuple):
     role: str
     host: str
     command: str
+    instance_id: str = ""
     attributes: tuple[tuple[str, AnyValue], ...] = ()
 
 
@@ -218,6 +222,8 @@ class Record(NamedTuple):
         Instrumentation scope, if the source has one beyond the logger's name.
     dropped_attributes_count : int
         Attributes left out because of a limit.
+    observed_timestamp : int or None
+        When the source of an OpenTelemetry record says that it was observed.
     """
 
     timestamp: int
@@ -234,6 +240,7 @@ class Record(NamedTuple):
     event_name: str | None = None
     scope: Scope | None = None
     dropped_attributes_count: int = 0
+    observed_timestamp: int | None = None
 
 
 def scrubbed(record: Record) -> Record:

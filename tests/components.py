@@ -108,6 +108,8 @@ CHECKS = {
     "celery": lambda: _packages("celery"),
     "django": lambda: _packages("django"),
     "gevent": lambda: _packages("gevent"),
+    "granian": lambda: _packages("granian"),
+    "hypercorn": lambda: _packages("hypercorn"),
     "loky": lambda: _packages("joblib"),
     "redis": lambda: _packages("redis") or _program("redis-server"),
     "uvicorn": lambda: _packages("uvicorn"),

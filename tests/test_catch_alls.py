@@ -41,6 +41,8 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.logger", "Logger._log"): "arguments' __str__, and then with care",
     ("femtomp.worker.by_record", "_mapping"): "an `extra` that is no mapping",
     ("femtomp.worker.by_record", "_value"): "a lambda, which may raise anything",
+    ("femtomp.worker.identity", "_instance_id"): "whatever tracer provider is set",
+    ("femtomp.otel", "Logger.emit"): "any code of a record's own values",
     # The sink call: its fault must not end the others.
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",
     ("femtomp.supervisor.pump", "Pump._write"): "a driver's fault, found and counted",

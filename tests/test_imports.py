@@ -61,6 +61,7 @@ ROOMS: dict[str, str] = {
     "errors": "base",
     "formats": "base",
     "file_options": "base",
+    "otlp_options": "base",
     "integrations": "integrations",
     "journald_options": "base",
     "lanes": "lanes",

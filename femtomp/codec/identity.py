@@ -11,8 +11,8 @@ from femtomp.record import Identity
 # Two such texts, a host name and the attributes fit into the file, which has 3584 bytes
 # for them, whatever their characters.
 MAX_TEXT_CHARS: Final = 256
-MAX_ATTRIBUTES_BYTES: Final = 1024
-_TYPES: Final = (int, int, int, int, str, str, str, str, str)
+MAX_BYTES: Final = 3584
+_TYPES: Final = (int, int, int, int, str, str, str, str, str, str)
 _SCALARS: Final = (str, int, float, bool)
 
 
@@ -32,9 +32,9 @@ def to_bytes(identity: Identity) -> bytes:
         for kind, v in zip(_TYPES, identity[:-1], strict=True)
     ]
     attributes = {name: value for name, value in identity.attributes if _fits(value)}
-    while len(wire.encode((attributes,))) > MAX_ATTRIBUTES_BYTES:
+    while len(made := wire.encode((*said, attributes))) > MAX_BYTES and attributes:
         attributes.popitem()
-    return wire.encode((*said, attributes))
+    return made
 
 
 def _fits(value: object) -> bool:
@@ -52,14 +52,14 @@ def from_bytes(content: bytes) -> Identity:
         If the bytes are not an identity.
     """
     fields = wire.decode(content)
-    said = fields if isinstance(fields, tuple) else ()
-    # A lane of a version before there were attributes has none.
-    attributes = said[-1] if len(said) > len(_TYPES) else {}
-    if tuple(map(type, said[: len(_TYPES)])) != _TYPES or not _are_scalars(attributes):
+    said = list(fields) if isinstance(fields, tuple) else []
+    # A lane of an earlier version has no attributes, and no instance_id.
+    attributes = said.pop() if said and type(said[-1]) is dict else {}
+    known = (_TYPES, _TYPES[:-1])
+    if tuple(map(type, said)) not in known or not _are_scalars(attributes):
         msg = f"not an identity: a {type(fields).__name__}"
         raise CodecError(msg)
-    who = Identity(*said[: len(_TYPES)])
-    return who._replace(attributes=tuple(attributes.items()))
+    return Identity(*said)._replace(attributes=tuple(attributes.items()))
 
 
 def _are_scalars(attributes: object) -> bool:

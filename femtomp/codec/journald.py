@@ -140,7 +140,7 @@ class Encoder:
         """
         (
             timestamp, number, level, logger, body, attributes, resource, uid,
-            trace_id, span_id, _, event_name, _, dropped,
+            trace_id, span_id, _, event_name, _, dropped, _,
         ) = record  # fmt: skip
         keys = tuple(attributes)
         try:

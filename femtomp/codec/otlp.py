@@ -1,33 +1,36 @@
-"""Records as an OTLP export request, in OpenTelemetry's own protobuf classes.
+"""Records as an OTLP export request: the bytes of an `ExportLogsServiceRequest`.
 
-In: a batch of `Record`. Out: one `ExportLogsServiceRequest`, with one ResourceLogs for
-each worker and in it one ScopeLogs for each scope, or logger where there is no scope.
-The classes are filled directly: the SDK's encoder wants SDK log records first. This
-module needs `opentelemetry-proto` and is imported only where a collector is configured.
+In: a batch of `Record`. Out: protobuf, with one ResourceLogs for each worker and in it
+one ScopeLogs for each scope, or logger where there is no scope. It is written directly:
+the SDK's encoder wants SDK log records first, and even protobuf's own classes cost more
+than all the rest (docs/adr/0016-otlp.md has the figures). Needs no protobuf. Tags are
+field numbers shifted by three, as in ``opentelemetry/proto/logs/v1/logs.proto``::
 
-https://opentelemetry.io/docs/specs/otlp/ and opentelemetry/proto/logs/v1/logs.proto
+    ExportLogsServiceRequest  1 resource_logs
+    ResourceLogs              1 resource, 2 scope_logs       Resource    1 attributes
+    ScopeLogs                 1 scope, 2 log_records, 3 schema_url
+    InstrumentationScope      1 name, 2 version, 3 attributes
+    LogRecord                 1 time (fixed64), 2 severity_number, 3 severity_text,
+                              5 body, 6 attributes, 7 dropped_attributes_count,
+                              8 flags (fixed32), 9 trace_id, 10 span_id,
+                              11 observed_time (fixed64), 12 event_name
+    KeyValue                  1 key, 2 value
+    AnyValue                  1 string, 2 bool, 3 int, 4 double, 5 array, 6 kvlist,
+                              7 bytes
+
+https://opentelemetry.io/docs/specs/otlp/, https://protobuf.dev/programming-guides/encoding
 """
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
-    ExportLogsServiceRequest,
-)
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-
+from femtomp.codec.resources import ByResource
 from femtomp.record import Record, Resource, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue as ValueMessage
-    from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyValue
-    from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs, ScopeLogs
-    from opentelemetry.proto.resource.v1.resource_pb2 import (
-        Resource as ResourceMessage,
-    )
+    from collections.abc import Mapping, Sequence
 
     from femtomp.record import AnyValue
 
@@ -37,160 +40,257 @@ _TRACE_ID_BYTES: Final = 16
 _SPAN_ID_BYTES: Final = 8
 # A lone surrogate, an integer beyond 64 bits, an unknown type, a cycle.
 _REFUSED: Final = (TypeError, ValueError, RecursionError)
+_INT64: Final = 1 << 63
 _UINT32_MAX: Final = (1 << 32) - 1
 _UINT64_MAX: Final = (1 << 64) - 1
-# The field came with proto 1.6; before it the name goes with the attributes.
-_HAS_EVENT_NAME: Final = "event_name" in LogRecord.DESCRIPTOR.fields_by_name
+# Attributes whose values come again and again, one call site after another, are kept
+# encoded, by name and value. Of those that the user names each may be new.
+_REPEATED: Final = (
+    "code.file.path", "code.line.number", "code.function.name", "thread.id",
+    "thread.name", "femtomp.template", "exception.type", "asyncio.task.name",
+)  # fmt: skip
+# As many as a large program has call sites; emptied when full.
+_MAX_KEPT: Final = 2048
+_MAX_KEPT_CHARS: Final = 512
+
+_fixed32: Final = Struct("<BI").pack
+_fixed64: Final = Struct("<BQ").pack
+_double: Final = Struct("<Bd").pack
 
 
-def export_request(
-    batch: Sequence[Record], observed_time_unix_nano: int
-) -> ExportLogsServiceRequest:
-    """Build the request that exports a batch.
+def _varint(value: int) -> bytes:
+    pieces = bytearray()
+    while value > 127:  # noqa: PLR2004 - seven bits a byte
+        pieces.append(value & 127 | 128)
+        value >>= 7
+    pieces.append(value)
+    return bytes(pieces)
+
+
+# Nearly every length there is: 20 ns against 250.
+_SIZES: Final = tuple(map(_varint, range(2048)))
+_N: Final = len(_SIZES)
+
+_names: dict[str, bytes] = {}
+_kept: Final[dict[str, dict[str | int, bytes]]] = {name: {} for name in _REPEATED}
+_severities: dict[tuple[int, str], bytes] = {}
+
+
+def encode_request(batch: Sequence[Record], observed_time_unix_nano: int) -> bytes:
+    """Encode the request that exports a batch.
 
     Parameters
     ----------
     batch : sequence of Record
         In order; order is kept within a scope of a worker.
     observed_time_unix_nano : int
-        When the supervisor had the batch in hand, nanoseconds since the epoch.
+        When the supervisor had the batch in hand, nanoseconds since the epoch; what a
+        record itself says of it counts.
 
     Returns
     -------
-    ExportLogsServiceRequest
-        Not checked for size: `ByteSize()` tells.
+    bytes
+        Of any size: the caller looks.
 
     Examples
     --------
-    >>> record = Record(5, 9, "INFO", "shop", "hi", {"n": 1}, Resource({"a": "b"}))
-    >>> sent = export_request([record], 6).resource_logs[0]
-    >>> sent.scope_logs[0].scope.name, sent.scope_logs[0].log_records[0].body
-    ('shop', string_value: "hi"
-    )
+    >>> encode_request([Record(5, 0, "", "a", None, {}, Resource({}))], 6).hex(" ", 8)
+    '0a 1f0a00121b0a030a 0161121409050000 00000000002a0059 0600000000000000'
     """
-    request = ExportLogsServiceRequest()
-    workers: dict[int, tuple[ResourceLogs, dict[str, ScopeLogs]]] = {}
+    observed = _fixed64(0x59, observed_time_unix_nano)
+    # id() of a resource: its object, and for each scope its header and its records.
+    workers: dict[int, tuple[Resource, dict[str, tuple[Record, list[bytes]]]]] = {}
     for record in batch:
         worker = workers.get(id(record.resource))
         if worker is None:
-            message = request.resource_logs.add()
-            _fill_attributes(message.resource, record.resource)
-            worker = workers[id(record.resource)] = (message, {})
-        scopes = worker[1]
+            worker = workers[id(record.resource)] = (record.resource, {})
         # A scope's attributes cannot be hashed; its repr holds them.
         key = record.logger if record.scope is None else repr(record.scope)
-        scope = scopes.get(key)
+        scope = worker[1].get(key)
         if scope is None:
-            scope = scopes[key] = _add_scope(worker[0], record)
-        log_record = scope.log_records.add()
+            scope = worker[1][key] = (record, [])
         try:
-            _fill_record(log_record, record, observed_time_unix_nano)
+            encoded = _record(record, observed)
         except _REFUSED:
-            log_record.Clear()
-            _fill_record(log_record, scrubbed(record), observed_time_unix_nano)
-    return request
+            encoded = _record(scrubbed(record), observed)
+        scope[1].append(encoded)
+    return b"".join(
+        _sized(b"\x0a", _resources.get(resource) + b"".join(map(_scope, scopes)))
+        for resource, scopes in ((r, s.values()) for r, s in workers.values())
+    )
 
 
-def _add_scope(worker: ResourceLogs, first: Record) -> ScopeLogs:
-    message: ScopeLogs = worker.scope_logs.add()
-    scope = first.scope
-    if scope is None:
-        message.scope.name = _text(first.logger)
-        return message
-    message.scope.name = _text(scope.name)
-    message.scope.version = _text(scope.version or "")
-    message.schema_url = _text(scope.schema_url or "")
-    _fill_attributes(message.scope, scope.attributes or {})
-    return message
+def _scope(scope: tuple[Record, list[bytes]]) -> bytes:
+    first, records = scope
+    known = first.scope
+    if known is None:
+        header = _text(b"\x0a", first.logger)
+        schema = b""
+    else:
+        header = _text(b"\x0a", known.name) + _text(b"\x12", known.version or "")
+        header += _mended(b"\x1a", known.attributes or {})
+        schema = _text(b"\x1a", known.schema_url or "")
+    pieces = [_sized(b"\x0a", header)]
+    for record in records:
+        size = len(record)
+        pieces += b"\x12", _SIZES[size] if size < _N else _varint(size), record
+    pieces.append(schema)
+    return _sized(b"\x12", b"".join(pieces))
 
 
-def _fill_record(message: LogRecord, record: Record, observed: int) -> None:
-    # fixed64: a clock before 1970 is no reason to lose a record.
-    message.time_unix_nano = min(max(record.timestamp, 0), _UINT64_MAX)
-    message.observed_time_unix_nano = observed
-    message.severity_number = record.severity_number  # type: ignore[assignment]
-    message.severity_text = record.severity_text
-    _fill_value(message.body, record.body)
-    _add_all(message.attributes.add, record.attributes)
-    if record.uid:
-        uid = message.attributes.add()
-        uid.key = UID_KEY
-        uid.value.string_value = record.uid
-    if record.trace_id is not None:
-        message.trace_id = _id_bytes(record.trace_id, _TRACE_ID_BYTES)
-    if record.span_id is not None:
-        message.span_id = _id_bytes(record.span_id, _SPAN_ID_BYTES)
-    if record.trace_flags is not None:
-        message.flags = record.trace_flags & _UINT32_MAX
-    if record.dropped_attributes_count:
-        dropped = min(record.dropped_attributes_count, _UINT32_MAX)
-        message.dropped_attributes_count = dropped
-    if record.event_name is not None:
-        if _HAS_EVENT_NAME:
-            message.event_name = record.event_name
+def _record(record: Record, observed: bytes) -> bytes:  # noqa: C901 - the hot path
+    (timestamp, number, level, _, body, attributes, _, uid, trace_id, span_id, flags,
+     event_name, _, dropped, seen) = record  # fmt: skip
+    severity = _severities.get((number, level)) or _severity(number, level)
+    pieces = [
+        # fixed64: a clock before 1970 is no reason to lose a record.
+        _fixed64(9, min(timestamp, _UINT64_MAX)) if timestamp > 0 else b"",
+        severity,
+        _sized(b"\x2a", _value(body)),
+    ]
+    add = pieces.append
+    for key, value in attributes.items():
+        kind = type(value)
+        kept = _kept.get(key)
+        # Of these types only: 1, True and 1.0 are one key of a dict.
+        if kept is not None and (kind is str or kind is int):
+            add(kept.get(value) or _keep(kept, key, value))
+        elif kind is str:
+            add(_text_pair(b"\x32", _names.get(key) or _name(key), value))
+        elif kind is int and 0 <= value <= _UINT32_MAX:
+            name = _names.get(key) or _name(key)
+            digits = _SIZES[value] if value < _N else _varint(value)
+            size = len(digits) + 1
+            add(_sized(b"\x32", b"%b\x12%c\x18%b" % (name, size, digits)))
         else:
-            _add_all(message.attributes.add, {"event.name": record.event_name})
+            add(_pair(b"\x32", key, value))
+    if uid:
+        pieces.append(_text_pair(b"\x32", _UID, uid))
+    if dropped:
+        pieces.append(b"\x38" + _varint(min(dropped, _UINT32_MAX)))
+    if flags:
+        pieces.append(_fixed32(0x45, flags & _UINT32_MAX))
+    if trace_id is not None:
+        pieces.append(_id(b"\x4a\x10", trace_id, _TRACE_ID_BYTES))
+    if span_id is not None:
+        pieces.append(_id(b"\x52\x08", span_id, _SPAN_ID_BYTES))
+    if seen is not None:
+        observed = _fixed64(0x59, min(seen, _UINT64_MAX)) if seen > 0 else b""
+    pieces.append(observed)
+    if event_name:
+        pieces.append(_sized(b"\x62", event_name.encode()))
+    return b"".join(pieces)
 
 
-def _id_bytes(text: str, size: int) -> bytes:
+def _severity(number: int, text: str) -> bytes:
+    encoded = b"\x10" + _varint(number) if number else b""
+    if text:
+        encoded += _sized(b"\x1a", text.encode())
+    if len(_severities) < _N and len(text) <= _MAX_KEPT_CHARS:
+        _severities[(number, text)] = encoded
+    return encoded
+
+
+def _id(head: bytes, text: str, size: int) -> bytes:
     try:
         data = bytes.fromhex(text)
     except ValueError:
         return b""
-    return data if len(data) == size else b""
+    return head + data if len(data) == size else b""
 
 
-def _fill_attributes(
-    message: ResourceMessage | InstrumentationScope, attributes: Mapping[str, AnyValue]
-) -> None:
-    try:
-        _add_all(message.attributes.add, attributes)
-    except _REFUSED:
-        message.ClearField("attributes")
-        holder = Record(0, 0, "", "", None, dict(attributes), Resource({}))
-        _add_all(message.attributes.add, scrubbed(holder).attributes)
+def _keep(kept: dict[str | int, bytes], key: str, value: str | int) -> bytes:
+    pair = _pair(b"\x32", key, value)
+    if len(pair) <= _MAX_KEPT_CHARS:
+        if len(kept) >= _MAX_KEPT:
+            kept.clear()
+        kept[value] = pair
+    return pair
 
 
-def _add_all(add: Callable[[], KeyValue], attributes: Mapping[str, AnyValue]) -> None:
-    # Filled in place: messages made first and then passed on are copied at each level,
-    # 19 µs a record against 8.
-    for key, value in attributes.items():
-        pair = add()
-        pair.key = key
-        kind = type(value)
-        if kind is str:
-            pair.value.string_value = value
-        elif kind is int:
-            pair.value.int_value = value
-        else:
-            _fill_value(pair.value, value)
+def _pairs(tag: bytes, attributes: Mapping[str, AnyValue]) -> bytes:
+    return b"".join([_pair(tag, key, value) for key, value in attributes.items()])
 
 
-def _fill_value(message: ValueMessage, value: AnyValue) -> None:
+def _pair(tag: bytes, key: str, value: AnyValue) -> bytes:
+    name = _names.get(key) or _name(key)
+    if type(value) is str:
+        return _text_pair(tag, name, value)
+    return _sized(tag, name + _sized(b"\x12", _value(value)))
+
+
+def _text_pair(tag: bytes, name: bytes, value: str) -> bytes:
+    data = value.encode()
+    size = len(data)
+    length = _SIZES[size] if size < _N else _varint(size)
+    whole = 1 + len(length) + size
+    outer = _SIZES[whole] if whole < _N else _varint(whole)
+    total = len(name) + 1 + len(outer) + whole
+    head = _SIZES[total] if total < _N else _varint(total)
+    return b"%b%b%b\x12%b\x0a%b%b" % (tag, head, name, outer, length, data)
+
+
+def _name(key: str) -> bytes:
+    if type(key) is not str:
+        msg = f"a key is a {type(key).__name__}"
+        raise TypeError(msg)
+    encoded = _sized(b"\x0a", key.encode()) if key else b""
+    if len(key) <= _MAX_KEPT_CHARS:
+        if len(_names) >= _MAX_KEPT:
+            _names.clear()
+        _names[key] = encoded
+    return encoded
+
+
+def _value(value: AnyValue) -> bytes:  # noqa: C901 - one branch a type
+    """Encode an AnyValue, without its tag and size."""
     kind = type(value)
     if kind is str:
-        message.string_value = value
-    elif value is None:
-        message.SetInParent()  # there, and empty: how OTLP says null
-    elif kind is bool:
-        message.bool_value = value
-    elif kind is int:
-        message.int_value = value
-    elif kind is float:
-        message.double_value = value
-    elif kind is bytes:
-        message.bytes_value = value
-    elif kind is list:
-        message.array_value.SetInParent()
-        for item in value:
-            _fill_value(message.array_value.values.add(), item)
-    elif kind is dict:
-        message.kvlist_value.SetInParent()
-        _add_all(message.kvlist_value.values.add, value)
-    else:
-        msg = f"not a plain type: {kind.__name__}"
-        raise TypeError(msg)
+        return _sized(b"\x0a", value.encode())
+    if value is None:
+        return b""  # there, and empty: how OTLP says null
+    if kind is bool:
+        return b"\x10\x01" if value else b"\x10\x00"
+    if kind is int:
+        if 0 <= value < _N:
+            return b"\x18" + _SIZES[value]
+        if not -_INT64 <= value < _INT64:
+            msg = "an integer beyond 64 bits"
+            raise ValueError(msg)
+        return b"\x18" + _varint(value & _UINT64_MAX)
+    if kind is float:
+        return _double(0x21, value)
+    if kind is bytes:
+        return _sized(b"\x3a", value)
+    if kind is list:
+        items = (_sized(b"\x0a", _value(item)) for item in value)
+        return _sized(b"\x2a", b"".join(items))
+    if kind is dict:
+        return _sized(b"\x32", _pairs(b"\x0a", value))
+    msg = f"not a plain type: {kind.__name__}"
+    raise TypeError(msg)
 
 
-def _text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _sized(tag: bytes, data: bytes) -> bytes:
+    size = len(data)
+    return tag + (_SIZES[size] if size < _N else _varint(size)) + data
+
+
+def _text(tag: bytes, text: str) -> bytes:
+    return _sized(tag, text.encode("utf-8", "backslashreplace")) if text else b""
+
+
+def _mended(tag: bytes, attributes: Mapping[str, AnyValue]) -> bytes:
+    try:
+        return _pairs(tag, attributes)
+    except _REFUSED:
+        holder = Record(0, 0, "", "", None, dict(attributes), Resource({}))
+        return _pairs(tag, scrubbed(holder).attributes)
+
+
+def _resource(resource: Resource) -> bytes:
+    return _sized(b"\x0a", _mended(b"\x0a", resource))
+
+
+_UID: Final = _sized(b"\x0a", UID_KEY.encode())
+_resources: Final = ByResource(_resource)

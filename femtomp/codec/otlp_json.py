@@ -67,11 +67,12 @@ def _request(record: Record) -> dict[str, Any]:
 
 
 def _log_record(record: Record) -> dict[str, Any]:
-    time = str(min(max(record.timestamp, 0), _UINT64_MAX))
+    time = _nanoseconds(record.timestamp)
+    seen = record.observed_timestamp
     attributes = _pairs(record.attributes)
     made: dict[str, Any] = {
         "timeUnixNano": time,
-        "observedTimeUnixNano": time,
+        "observedTimeUnixNano": time if seen is None else _nanoseconds(seen),
         "severityNumber": record.severity_number,
         "severityText": record.severity_text,
         "body": _value(record.body),
@@ -91,6 +92,10 @@ def _log_record(record: Record) -> dict[str, Any]:
     if record.event_name is not None:
         made["eventName"] = record.event_name
     return made
+
+
+def _nanoseconds(time: int) -> str:
+    return str(min(max(time, 0), _UINT64_MAX))
 
 
 def _is_id(text: str | None, digits: int) -> bool:

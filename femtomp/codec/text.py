@@ -127,6 +127,7 @@ def _line(record: Record) -> _Line:
         event,
         scope,
         dropped,
+        _,
     ) = record
     return _Line(
         rfc3339(timestamp),

@@ -24,7 +24,8 @@ Pure: no I/O, no clock. Version 1::
 do not have: "exception" (type, message, stacktrace), "structure" (of the exception, see
 `exceptions`), "stack", "trace" (trace id, span id, flags, as integers), "process" (pid,
 name; of a record made in another process), "severity", "event_name", "scope",
-"dropped", "plain" (True: not from a log call, so no code or thread).
+"dropped", "observed" (nanoseconds), "plain" (True: not from a log call, so no code or
+thread).
 
 What must never happen: one record coming out with another one's values. Ordinary
 pickles give every str a memo number, the memo of an Unpickler outlives its `load()`,
@@ -326,6 +327,7 @@ def to_record(
         return _new_tuple(Record, (
             timestamp, _SEVERITIES.get(levelno) or severity_number(levelno), level,
             logger, body, attributes, resource, uid, None, None, None, None, None, 0,
+            None,
         ))  # fmt: skip
     return _with_more(
         Record(
@@ -375,6 +377,8 @@ def _with_more(  # noqa: C901 - one branch a key
             changes["scope"] = Scope(*scope)
         if (event_name := more.get("event_name")) is not None:
             changes["event_name"] = str(event_name)
+        if (observed := more.get("observed")) is not None:
+            changes["observed_timestamp"] = int(observed)
         changes["dropped_attributes_count"] = int(more.get("dropped", 0))
     except (TypeError, ValueError, AttributeError, ArithmeticError) as exc:
         msg = f"payload has fields of unexpected types: {exc}"

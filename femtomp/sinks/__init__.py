@@ -73,5 +73,15 @@ class Reopens(Protocol):
         """
 
 
+@runtime_checkable
+class Gathers(Protocol):
+    """A destination that wants few large batches: each costs it more than a record.
+
+    After a small batch the next one is written no sooner than `interval_s` later.
+    """
+
+    interval_s: float
+
+
 Sink = Driver
 """The name of the protocol on the public door: a destination of the user's own."""

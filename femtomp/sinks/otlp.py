@@ -21,6 +21,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
+from femtomp.codec.otlp import encode_request
 from femtomp.config import PROTOCOLS
 from femtomp.errors import ConfigError, MissingExtraError
 from femtomp.sinks import Delivered, Refused, RetryAfter
@@ -45,13 +46,20 @@ FIRST_DELAY_S: Final = 1.0
 MAX_DELAY_S: Final = 30.0
 # A collector that asks for more is asked again anyway.
 MAX_RETRY_AFTER_S: Final = 300.0
+# One that asks for none at all, again and again, is not to be stormed.
+MIN_DELAY_S: Final = 0.1
 JITTER: Final = 0.2
+# Single records that are tried on behalf of a collector that says it is exhausted.
+MAX_DOUBTFUL: Final = 8
+# So often in turn, three minutes at least, a last record is tried that does not get in.
+MAX_ALONE: Final = 10
 
 _PROTOCOL_VARIABLES: Final = (
     "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
 )
 _TOO_LARGE: Final = Answer("too large", "above the limit of a request")
+_SPLIT: Final = ("too large", "exhausted")
 _PACKAGES: Final = {
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
     "grpc": "opentelemetry.exporter.otlp.proto.grpc",
@@ -153,10 +161,10 @@ def open_driver(options: OTLPSink, *, environ: Mapping[str, str]) -> Driver:
     require(options, environ)
     transport: Transport
     if resolve_protocol(options, environ) == "grpc":
-        transport = GrpcTransport(options.endpoint, options.headers)
+        transport = GrpcTransport(options)
     else:
-        transport = HttpTransport(http_endpoint(options.endpoint), options.headers)
-    return OTLPDriver(transport)
+        transport = HttpTransport(options, http_endpoint(options.endpoint))
+    return OTLPDriver(transport, interval_s=options.flush_interval_s)
 
 
 class OTLPDriver:
@@ -166,6 +174,8 @@ class OTLPDriver:
     ----------
     transport : Transport
         Sends one request.
+    interval_s : float
+        How long records are gathered for one request.
     clock_ns : callable
         Nanoseconds since the epoch, for `observed_time_unix_nano`.
     draw : callable
@@ -176,57 +186,109 @@ class OTLPDriver:
         self,
         transport: Transport,
         *,
+        interval_s: float = 0.0,
         clock_ns: Callable[[], int] = time.time_ns,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        # Late: it loads protobuf.
-        from femtomp.codec.otlp import export_request
-
-        self._export_request = export_request
+        self.interval_s = interval_s
         self._transport = transport
         self._clock_ns = clock_ns
         self._draw = draw
         self._failures = 0
+        self._alone = 0
 
     def write(self, batch: Sequence[Record]) -> Outcome:
         """Send a batch, in as many requests as its size asks for."""
-        refused: dict[str, int] = {}
-        done, size = 0, len(batch)
-        while done < len(batch):
-            chunk = batch[done : done + size]
-            answer = self._send(chunk)
-            if answer.kind == "too large" and len(chunk) > 1:
-                size = len(chunk) // 2
-                continue
-            if answer.kind == "retry":
-                delay = self._delay_s(answer)
-                return RetryAfter(delay, answer.reason, done, refused)
-            self._failures = 0
-            lost = answer.rejected if answer.kind == "accepted" else len(chunk)
-            if answer.kind != "accepted" and len(chunk) == len(batch):
+        rest = [(0, len(batch))]
+        done = _Done()
+        while rest:
+            begin, end = rest.pop()
+            size = end - begin
+            answer = self._send(batch[begin:end])
+            if answer.kind in _SPLIT and size > 1:
+                middle = begin + size // 2
+                rest += [(middle, end), (begin, middle)]
+            elif answer.kind == "exhausted" and len(done.doubtful) < MAX_DOUBTFUL:
+                done.doubtful.append((begin, answer))
+            elif answer.kind in ("retry", "exhausted"):
+                return done.retry(self._delay_s(answer), answer.reason)
+            elif answer.kind == "refused" and size == len(batch):
+                self._failures = 0
                 return Refused(answer.reason)
-            if lost:
-                count = refused.get(answer.reason, 0) + min(lost, len(chunk))
-                refused[answer.reason] = count
-            done += len(chunk)
-        return Delivered(refused)
+            else:
+                self._resolve(batch, done)
+                done.settle(size, answer)
+                self._failures = 0
+        return self._end(done)
+
+    def _resolve(self, batch: Sequence[Record], done: _Done) -> None:
+        """Send once more the single records that seemed to exhaust the collector.
+
+        It has done with another request since: now it is the record.
+        """
+        doubtful, done.doubtful = done.doubtful, []
+        for index, before in doubtful:
+            again = self._send(batch[index : index + 1])
+            done.settle(1, before if again.kind == "retry" else again)
+
+    def _end(self, done: _Done) -> Outcome:
+        if not done.doubtful:
+            self._alone = 0
+            return Delivered(done.refused)
+        # Nothing came behind them to tell by. A collector that takes nothing at all is
+        # waited for; one record must not hold up all others for ever.
+        self._alone += 1
+        _, answer = done.doubtful[0]
+        if len(done.doubtful) == 1 and self._alone >= MAX_ALONE:
+            self._alone = 0
+            done.settle(1, answer)
+            return Delivered(done.refused)
+        return done.retry(self._delay_s(answer), answer.reason)
 
     def _send(self, chunk: Sequence[Record]) -> Answer:
-        request = self._export_request(chunk, self._clock_ns())
-        data = request.SerializeToString()
+        data = encode_request(chunk, self._clock_ns())
         if len(data) > MAX_REQUEST_BYTES and len(chunk) > 1:
             return _TOO_LARGE
         # One record above the limit is tried: the collector's own may be higher.
-        return self._transport.send(request, data)
+        return self._transport.send(data)
 
     def _delay_s(self, answer: Answer) -> float:
         backoff = min(FIRST_DELAY_S * 2.0**self._failures, MAX_DELAY_S)
         # Counted no further than the delay grows, so that it cannot overflow.
         self._failures = min(self._failures + 1, 10)
         if answer.delay_s is not None:
-            return min(answer.delay_s, MAX_RETRY_AFTER_S)
+            return min(max(answer.delay_s, MIN_DELAY_S), MAX_RETRY_AFTER_S)
         return min(backoff * (1 + JITTER * (2 * self._draw() - 1)), MAX_DELAY_S)
 
     def close(self) -> None:
         """Close the connection; nothing is buffered."""
         self._transport.close()
+
+
+class _Done:
+    """How far a batch has come, record by record from its beginning.
+
+    Attributes
+    ----------
+    refused : dict of str to int
+        How many, by reason.
+    doubtful : list
+        Where single records are that exhausted the collector, or met one that was
+        exhausted already, and its answers; all behind what is settled.
+    """
+
+    def __init__(self) -> None:
+        self.refused: dict[str, int] = {}
+        self.doubtful: list[tuple[int, Answer]] = []
+        self._records = 0
+
+    def settle(self, size: int, answer: Answer) -> None:
+        """Count records that will not come again."""
+        lost = min(answer.rejected, size) if answer.kind == "accepted" else size
+        if lost:
+            self.refused[answer.reason] = self.refused.get(answer.reason, 0) + lost
+        self._records += size
+
+    def retry(self, delay_s: float, reason: str) -> RetryAfter:
+        """Return the outcome for all that is not settled."""
+        return RetryAfter(delay_s, reason, self._records, self.refused)

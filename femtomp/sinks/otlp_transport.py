@@ -1,6 +1,6 @@
 """How a request reaches the collector: the official exporters' transports, one attempt.
 
-In: an export request. Out: an `Answer`. The exporters are built as their makers mean
+In: a serialized request. Out: an `Answer`. The exporters are built as their makers mean
 them to be, so that every OTEL_EXPORTER_OTLP_* variable, TLS, compression and credential
 provider counts. Their own `export()` is not used: it wants SDK records, hides what the
 collector said, and sleeps between retries of its own. What is used instead is private
@@ -9,19 +9,18 @@ to them, so it is looked for at construction, here and nowhere else.
 
 from __future__ import annotations
 
+import logging
 import time
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from femtomp.errors import ConfigError
+from femtomp.sinks.otlp_http import Poster, header_values, unknown_exporter
 from femtomp.sinks.secrets import credentials, hide, masked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
-        ExportLogsServiceRequest,
-    )
+    from femtomp.config import OTLPSink
 
 HTTP_PATH: Final = "/v1/logs"
 MAX_REASON_CHARS: Final = 200
@@ -40,8 +39,15 @@ _GRPC_RETRYABLE: Final = frozenset(
         "DATA_LOSS",
     }
 )
+_GRPC_SIZE_CODES: Final = ("RESOURCE_EXHAUSTED", "OUT_OF_RANGE")
+_GRPC_SIZE_WORDS: Final = ("larger than", "too large", "maximum size", "message size")
+_GRPC_METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+_GRPC_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-grpc"
 # gRPC waits up to two minutes before it connects again; the driver has its own delays.
 _GRPC_RECONNECT_MS: Final = 1000
+
+# In the supervisor a note on stderr, at most one in ten seconds.
+_log: Final = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
@@ -49,8 +55,9 @@ class Answer(NamedTuple):
 
     Attributes
     ----------
-    kind : {"accepted", "retry", "too large", "refused"}
-        What to do with its records.
+    kind : {"accepted", "retry", "too large", "exhausted", "refused"}
+        What to do with its records. "exhausted": too many for the collector, now or
+        ever; it did not say which.
     reason : str
         The status, and what the collector said.
     delay_s : float or None
@@ -59,7 +66,7 @@ class Answer(NamedTuple):
         Of an accepted request, records that the collector did not take.
     """
 
-    kind: Literal["accepted", "retry", "too large", "refused"]
+    kind: Literal["accepted", "retry", "too large", "exhausted", "refused"]
     reason: str = ""
     delay_s: float | None = None
     rejected: int = 0
@@ -68,18 +75,11 @@ class Answer(NamedTuple):
 class Transport(Protocol):
     """One attempt to send a request; waits for no longer than its timeout."""
 
-    def send(self, request: ExportLogsServiceRequest, data: bytes, /) -> Answer:
-        """Send a request, which `data` is the serialized form of."""
+    def send(self, data: bytes, /) -> Answer:
+        """Send a serialized request."""
 
     def close(self) -> None:
         """Close the connection."""
-
-
-class _HttpReply(NamedTuple):
-    status: int | None
-    headers: Mapping[str, str]
-    content: bytes
-    error: Exception | None = None
 
 
 class HttpTransport:
@@ -87,44 +87,54 @@ class HttpTransport:
 
     Parameters
     ----------
+    options : OTLPSink
+        What it does not give is left to the environment.
     endpoint : str or None
         Full URL; None leaves it to the environment.
-    headers : mapping of str to str or None
-        Added to those of the environment.
 
     Raises
     ------
     ConfigError
-        If the URL is none, or the installed exporter has another inside.
+        If the URL or a header cannot be used, or the installed exporter has another
+        inside.
     """
 
-    def __init__(self, endpoint: str | None, headers: Mapping[str, str] | None) -> None:
+    def __init__(self, options: OTLPSink, endpoint: str | None) -> None:
+        from opentelemetry.exporter.otlp.proto.http import Compression
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
-        hide([*(headers or {}).values(), *credentials(endpoint or "")])
-        self._exporter = OTLPLogExporter(
-            endpoint=endpoint, headers=dict(headers) if headers else None
+        hide([*(options.headers or {}).values(), *credentials(endpoint or "")])
+        wanted = options.compression
+        self._exporter: Any = OTLPLogExporter(
+            endpoint=endpoint,
+            headers=dict(options.headers) if options.headers else None,
+            certificate_file=_path(options.certificate_file),
+            client_key_file=_path(options.client_key_file),
+            client_certificate_file=_path(options.client_certificate_file),
+            timeout=options.timeout_s,
+            compression=None if wanted is None else Compression(wanted),
         )
         url = str(getattr(self._exporter, "_endpoint", ""))
-        hide([*_values(self._exporter), *credentials(url)])
+        hide([*header_values(self._exporter), *credentials(url)])
         if not url.startswith(("http://", "https://")):
             msg = f"OTLPSink: endpoint must begin with http:// or https://, not {url!r}"
             raise ConfigError(msg)
-        self._post = _http_post(self._exporter)
+        self._poster = Poster(self._exporter, url)
 
-    def send(self, _request: ExportLogsServiceRequest, data: bytes) -> Answer:
+    def send(self, data: bytes) -> Answer:
         """Post the data once (twice if a kept connection turns out to be stale)."""
-        reply = self._post(data)
-        if reply.error is not None:
+        reply = self._poster.post(data)
+        if isinstance(reply, Exception):
             # requests' own errors are OSErrors; those about a URL or a header that
             # cannot be used are ValueErrors too, and no retry will mend them.
-            lasting = isinstance(reply.error, ValueError)
-            lasting = lasting or not isinstance(reply.error, OSError)
-            return Answer("refused" if lasting else "retry", _cut(repr(reply.error)))
-        status = reply.status or 0
+            lasting = isinstance(reply, ValueError) or not isinstance(reply, OSError)
+            return Answer("refused" if lasting else "retry", _cut(repr(reply)))
+        status = reply.status
         is_protobuf = "protobuf" in reply.headers.get("content-type", "")
         if 200 <= status < 300:  # noqa: PLR2004 - HTTP's classes
-            return _accepted(reply.content if is_protobuf else b"")
+            if reply.is_cut_off:
+                return Answer("retry", f"HTTP {status}, but the reply was cut off")
+            return _accepted(reply.content, is_expected=is_protobuf)
         reason = _cut(f"HTTP {status} {_http_message(reply.content, is_protobuf)}")
         if status == _HTTP_TOO_LARGE:
             return Answer("too large", reason)
@@ -135,43 +145,21 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the session."""
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]
-
-
-def _http_post(exporter: Any) -> Callable[[bytes], _HttpReply]:
-    client = getattr(exporter, "_client", None)
-    if client is not None and hasattr(client, "_submit"):  # since 1.45
-
-        def submit(data: bytes) -> _HttpReply:
-            result = client._submit(client._compress(data), client._timeout)  # noqa: SLF001
-            if result.error is not None:
-                return _HttpReply(None, {}, b"", result.error)
-            return _HttpReply(result.status_code, result.headers(), result.content())
-
-        return submit
-    if hasattr(exporter, "_export"):  # before
-
-        def export(data: bytes) -> _HttpReply:
-            try:
-                response = exporter._export(data, exporter._timeout)  # noqa: SLF001
-            except (OSError, ValueError) as exc:
-                return _HttpReply(None, {}, b"", exc)
-            return _HttpReply(response.status_code, response.headers, response.content)
-
-        return export
-    raise ConfigError(_unknown_exporter("opentelemetry-exporter-otlp-proto-http"))
+        self._exporter.shutdown()
 
 
 class GrpcTransport:
     """OTLP over gRPC, by `opentelemetry-exporter-otlp-proto-grpc`.
 
+    Its channel is used for bytes: the request is encoded once, and a reply that cannot
+    be read does not undo that the collector said OK.
+
     Parameters
     ----------
-    endpoint : str or None
-        host:port or URL; None leaves it to the environment. As the specification has
-        it, without a scheme TLS is used unless OTEL_EXPORTER_OTLP_INSECURE is "true".
-    headers : mapping of str to str or None
-        Metadata; given, they replace those of the environment.
+    options : OTLPSink
+        What it does not give is left to the environment. As the specification has it,
+        an endpoint without a scheme is used with TLS unless OTEL_EXPORTER_OTLP_INSECURE
+        is "true". Headers replace those of the environment.
 
     Raises
     ------
@@ -179,38 +167,44 @@ class GrpcTransport:
         If the installed exporter has another inside.
     """
 
-    def __init__(self, endpoint: str | None, headers: Mapping[str, str] | None) -> None:
-        from grpc import RpcError
+    def __init__(self, options: OTLPSink) -> None:
+        from grpc import Compression, RpcError
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 
-        hide((headers or {}).values())
-        if credentials(endpoint or ""):
+        headers = options.headers or {}
+        hide(headers.values())
+        if credentials(options.endpoint or ""):
             msg = (
                 "OTLPSink: gRPC knows no credentials in an endpoint: take what is "
                 "before the @ out of it, and use headers="
             )
             raise ConfigError(msg)
-        options: Any = (("grpc.max_reconnect_backoff_ms", _GRPC_RECONNECT_MS),)
+        channel_options: Any = (("grpc.max_reconnect_backoff_ms", _GRPC_RECONNECT_MS),)
+        kinds = {"gzip": Compression.Gzip, "deflate": Compression.Deflate}
+        wanted = options.compression
         self._rpc_error: type[Exception] = RpcError
         self._exporter: Any = OTLPLogExporter(
-            endpoint=endpoint,
+            endpoint=options.endpoint,
+            credentials=_grpc_credentials(options),
             # gRPC refuses capital letters in names of metadata.
-            headers={k.lower(): v for k, v in headers.items()} if headers else None,
-            channel_options=options,
+            headers={k.lower(): v for k, v in headers.items()} or None,
+            timeout=options.timeout_s,
+            compression=wanted and kinds.get(wanted, Compression.NoCompression),
+            channel_options=channel_options,
         )
-        hide(_values(self._exporter))
-        client = getattr(self._exporter, "_client", None)
+        hide(header_values(self._exporter))
+        channel: Any = getattr(self._exporter, "_channel", None)
         known = all(hasattr(self._exporter, name) for name in ("_headers", "_timeout"))
-        if not known or not hasattr(client, "Export"):
-            name = "opentelemetry-exporter-otlp-proto-grpc"
-            raise ConfigError(_unknown_exporter(name))
+        if not known or not hasattr(channel, "unary_unary"):
+            raise unknown_exporter(_GRPC_PACKAGE)
+        self._export: Any = channel.unary_unary(_GRPC_METHOD)
 
-    def send(self, request: ExportLogsServiceRequest, _data: bytes) -> Answer:
+    def send(self, data: bytes) -> Answer:
         """Call Export once."""
         exporter = self._exporter
         try:
-            response = exporter._client.Export(  # noqa: SLF001
-                request=request,
+            reply = self._export(
+                data,
                 metadata=exporter._headers,  # noqa: SLF001
                 timeout=exporter._timeout,  # noqa: SLF001
             )
@@ -218,21 +212,54 @@ class GrpcTransport:
             return _grpc_failure(exc)
         except ValueError as exc:  # metadata that gRPC will not send
             return Answer("refused", _cut(repr(exc)))
-        return _partial(response)
+        return _accepted(reply, is_expected=True)
 
     def close(self) -> None:
         """Close the channel."""
         self._exporter.shutdown()
 
 
+def _grpc_credentials(options: OTLPSink) -> Any:
+    """Return the credentials that the options' files make; None if they name none."""
+    if options.certificate_file is None and options.client_certificate_file is None:
+        return None
+    from grpc import ssl_channel_credentials
+
+    return ssl_channel_credentials(
+        _content(options.certificate_file),
+        _content(options.client_key_file),
+        _content(options.client_certificate_file),
+    )
+
+
+def _path(path: Path | str | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _content(path: Path | str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as exc:
+        msg = f"OTLPSink: {path} cannot be read: {exc.strerror}"
+        raise ConfigError(msg) from exc
+
+
 def _grpc_failure(error: Any) -> Answer:
-    code = error.code().name
-    reason = _cut(f"gRPC {code} {error.details()}")
-    if code == "RESOURCE_EXHAUSTED" and "larger than max" in (error.details() or ""):
+    code, details = error.code().name, error.details() or ""
+    reason = _cut(f"gRPC {code} {details}")
+    lower = details.lower()
+    # What servers say of a message above their limit; tonic's code is OUT_OF_RANGE.
+    if code in _GRPC_SIZE_CODES and any(words in lower for words in _GRPC_SIZE_WORDS):
         return Answer("too large", reason)
-    if code in _GRPC_RETRYABLE:
-        return Answer("retry", reason, _grpc_delay_s(error.trailing_metadata()))
-    return Answer("refused", reason)
+    if code not in _GRPC_RETRYABLE:
+        return Answer("refused", reason)
+    delay = _grpc_delay_s(error.trailing_metadata())
+    if code == "RESOURCE_EXHAUSTED" and delay is None:
+        # Only a RetryInfo says that it will pass: it may be the request itself.
+        return Answer("exhausted", reason)
+    return Answer("retry", reason, delay)
 
 
 def _grpc_delay_s(metadata: Any) -> float | None:
@@ -245,11 +272,12 @@ def _grpc_delay_s(metadata: Any) -> float | None:
             continue
         try:
             details = Status.FromString(value).details
+            info = RetryInfo()
+            if any(detail.Unpack(info) for detail in details):
+                delay = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+                return max(float(delay), 0.0)
         except DecodeError:
             return None
-        info = RetryInfo()
-        if any(detail.Unpack(info) for detail in details):
-            return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
     return None
 
 
@@ -285,22 +313,27 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
         return None
 
 
-def _accepted(content: bytes) -> Answer:
+def _accepted(content: bytes, *, is_expected: bool) -> Answer:
+    """Read what came with a success; the records are delivered, whatever it is."""
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
         ExportLogsServiceResponse,
     )
 
     try:
-        return _partial(ExportLogsServiceResponse.FromString(content))
+        response = ExportLogsServiceResponse.FromString(content)
     except DecodeError:
+        is_expected = False
+        response = ExportLogsServiceResponse()
+    if content and not is_expected:
+        _log.warning("the collector's reply is no OTLP: is it a collector?")
         return Answer("accepted")
-
-
-def _partial(response: Any) -> Answer:
     partial = response.partial_success
-    reason = _cut(f"rejected by the collector: {partial.error_message}")
-    return Answer("accepted", reason, None, max(partial.rejected_log_records, 0))
+    rejected = max(partial.rejected_log_records, 0)
+    message = _cut(partial.error_message)
+    if message and not rejected:
+        _log.warning("the collector took all records, and says: %s", message)
+    return Answer("accepted", f"rejected by the collector: {message}", None, rejected)
 
 
 def _http_message(content: bytes, is_protobuf: bool) -> str:  # noqa: FBT001
@@ -321,19 +354,3 @@ def _cut(text: str) -> str:
     text = masked(text)[:MAX_REASON_CHARS]
     line = "".join(c if c.isprintable() else " " for c in text)
     return line.strip()
-
-
-def _values(exporter: Any) -> list[str]:
-    """Return the values of the headers, those of the environment included."""
-    headers = getattr(exporter, "_headers", None) or {}
-    pairs = headers.items() if hasattr(headers, "items") else headers
-    return [str(value) for _, value in pairs]
-
-
-def _unknown_exporter(package: str) -> str:
-    from importlib.metadata import version
-
-    return (
-        f"OTLPSink cannot use {package} {version(package)}: it has changed inside; "
-        "install the version that femtomp was tested with (1.45) or a newer femtomp"
-    )

@@ -361,6 +361,8 @@ class Engine:
     def _drain(self, deadline: float | None) -> bool:
         """Deliver all there is; writers are told first that nobody will read on."""
         self._poller.retire()
+        for pump in self._pumps:
+            pump.hurry()
         drained = False
         while not drained and (deadline is None or time.monotonic() < deadline):
             # A record that was on its way when its writer was told counts as well: it

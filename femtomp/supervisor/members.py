@@ -121,7 +121,12 @@ class Member:
             if len(self._foreign) >= _MAX_FOREIGN:
                 self._foreign.clear()
             who = self.identity._replace(
-                pid=pid, name=str(name), parent_pid=0, start_ticks=0, command=""
+                pid=pid,
+                name=str(name),
+                parent_pid=0,
+                start_ticks=0,
+                command="",
+                instance_id="",
             )
             found = worker_resource(who, self._base, f"{self.lane.epoch}/{pid}/{name}")
             self._foreign[(pid, name)] = found

@@ -16,7 +16,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
-from femtomp.sinks import Delivered, Driver, Outcome, Refused, Reopens, RetryAfter
+from femtomp.sinks import (
+    Delivered,
+    Driver,
+    Gathers,
+    Outcome,
+    Refused,
+    Reopens,
+    RetryAfter,
+)
 from femtomp.supervisor.batch import Done, merge, progress, sort_out
 from femtomp.supervisor.news import Outage
 from femtomp.supervisor.notes import note
@@ -35,6 +43,8 @@ if TYPE_CHECKING:
 
 # Enough to amortise a system call or request; also the most that can come twice.
 MAX_BATCH_RECORDS: Final = 2048
+# Behind one that is as large, a sink that gathers records does not wait for more.
+SMALL_BATCH_RECORDS: Final = 512
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.
 SAID_DELAY_S: Final = 0.5
 IDLE_S: Final = 0.25
@@ -90,6 +100,7 @@ class Pump(threading.Thread):
         none of its records may go anywhere."""
         self.may_begin.set()
         self._finished = False
+        self._hurried = threading.Event()
         self._is_told = threading.Event()
         self._news = news
         self._outage = Outage(name, news)
@@ -108,6 +119,7 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         self._can_reopen = isinstance(driver, Reopens)
+        interval_s = driver.interval_s if isinstance(driver, Gathers) else 0.0
         self.may_begin.wait()
         while not self._finished:
             self._reopen_if_asked(driver)
@@ -115,13 +127,20 @@ class Pump(threading.Thread):
             self._tell_news(driver)
             batch = self._collect()
             if batch is not None:
+                begun = time.monotonic()
                 self._deliver(driver, batch)
+                if interval_s and len(batch.records) < SMALL_BATCH_RECORDS:
+                    self._hurried.wait(max(begun + interval_s - time.monotonic(), 0.0))
             else:
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
         self._say_losses(driver)
         self._tell_news(driver)
         driver.close()
+
+    def hurry(self) -> None:
+        """Wait no more for batches to grow: what is there is all there will be."""
+        self._hurried.set()
 
     @property
     def is_stalled(self) -> bool:
@@ -131,6 +150,7 @@ class Pump(threading.Thread):
     def finish(self) -> None:
         """End after the batch in hand."""
         self._finished = True
+        self._hurried.set()
         self._is_told.set()
         self.wake.set()
 

@@ -357,6 +357,8 @@ def from_record(record: Record, pid: int, limits: Limits = DEFAULT_LIMITS) -> by
     }
     if record.event_name is not None:
         more["event_name"] = text(record.event_name)
+    if type(record.observed_timestamp) is int:
+        more["observed"] = record.observed_timestamp
     if (span := _span(record)) is not None:
         more["trace"] = span
     if record.scope is not None:

@@ -100,9 +100,7 @@ class log_context:  # noqa: N801 - used as a function, as `contextlib`'s own
         True
         """
         made = self._again()
-        made._trace = trace = _parsed(traceparent)  # noqa: SLF001
-        if trace is not None and not is_traced:
-            is_traced.append(True)
+        made._trace = _known(traceparent)  # noqa: SLF001
         return made
 
     def __enter__(self) -> None:
@@ -204,6 +202,19 @@ def traceparent() -> str | None:
     """
     trace = current_trace()
     return None if trace is None else "00-{:032x}-{:016x}-{:02x}".format(*trace)
+
+
+def follow(header: str | None) -> None:
+    """Belong to the trace of a header from here on, or to none, in this context."""
+    _remote.set(_known(header))
+
+
+def _known(header: object) -> Trace | None:
+    """Return the trace of a header; log calls look for one from the first on."""
+    trace = _parsed(header)
+    if trace is not None and not is_traced:
+        is_traced.append(True)
+    return trace
 
 
 def _parsed(header: object) -> Trace | None:

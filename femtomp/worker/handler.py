@@ -183,6 +183,18 @@ class WorkerHandler(logging.Handler):
         except _OWN_FAULTS as exc:
             self._give_up(to_log_record(payload).name, exc)
 
+    def keep_anew(self, payload: bytes) -> None:
+        """Append the payload of a record that no logger made; open a lane if need be.
+
+        Without a way to any server it is said on descriptor 2.
+        """
+        try:
+            way = self._channel
+            if way is None or way.send(payload) is Sent.NOWHERE:
+                self._fall_back(to_log_record(payload))
+        except _OWN_FAULTS as exc:
+            self._give_up(to_log_record(payload).name, exc)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Capture the record and append it to the lane, opening one if need be."""
         self._emit(record, again=False)

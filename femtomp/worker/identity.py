@@ -70,6 +70,7 @@ def read_identity(role: str) -> Identity:
         role=role,
         host=os.uname().nodename,
         command=argv[0],
+        instance_id=_instance_id(),
         attributes=tuple(told.items()),
     )
 
@@ -105,3 +106,18 @@ def process_name() -> str:
         if name != "MainProcess":
             return name
     return "MainProcess"
+
+
+def _instance_id() -> str:
+    """Return the `service.instance.id` that this process's spans have, if they do.
+
+    Read from the provider that is set, if OpenTelemetry is loaded: to ask for it could
+    make one.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    try:
+        resource: Any = trace._TRACER_PROVIDER.resource  # type: ignore[union-attr]  # noqa: SLF001
+        found = resource.attributes.get("service.instance.id")
+    except Exception:
+        return ""
+    return found if type(found) is str else ""

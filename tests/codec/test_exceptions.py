@@ -285,7 +285,9 @@ def test_structure_without_text_is_shown(show) -> None:
 
 def test_otlp_has_the_structure_as_nested_values() -> None:
     """A collector gets lists of key-value lists."""
-    request = otlp.export_request([make(attributes=ATTRIBUTES)], 5)
+    pb2 = pytest.importorskip("opentelemetry.proto.collector.logs.v1.logs_service_pb2")
+    data = otlp.encode_request([make(attributes=ATTRIBUTES)], 5)
+    request = pb2.ExportLogsServiceRequest.FromString(data)
     sent = request.resource_logs[0].scope_logs[0].log_records[0]
     values = {pair.key: pair.value for pair in sent.attributes}[ATTRIBUTE].kvlist_value
     listed = {pair.key: pair.value for pair in values.values}["exceptions"]

@@ -6,13 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from femtomp.codec.otlp import encode_request
 from femtomp.record import Resource, Scope
-from tests.codec.any_record import TEXT, VALUES
+from tests.codec.any_record import RECORDS, TEXT, VALUES
 from tests.components import missing, require
 from tests.records import RESOURCE, batch, make
 
 if missing("otlp") is None:
-    from femtomp.codec.otlp import export_request
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+        ExportLogsServiceRequest,
+    )
+
     from tests.real.otlp import any_value, attributes, decoded
 
 OBSERVED = 1_800_000_000_000_000_000
@@ -24,9 +28,8 @@ def _otlp():
 
 
 def encode(records):
-    """Build a request and send it through its serialized form."""
-    request = export_request(records, OBSERVED)
-    return type(request).FromString(request.SerializeToString())
+    """Decode the request of some records with the official classes."""
+    return ExportLogsServiceRequest.FromString(encode_request(records, OBSERVED))
 
 
 def officially(record):
@@ -69,6 +72,8 @@ def officially(record):
 )
 def test_request_equals_the_official_one(body) -> None:
     """For what the SDK can say, both encoders build the same message."""
+    if body is None and not has_null():
+        pytest.skip("this SDK leaves a body of None out")
     record = make(
         body=body,
         attributes={"s": "x", "i": 1, "f": 0.5, "b": False, "l": ["a", "b"]},
@@ -79,6 +84,78 @@ def test_request_equals_the_official_one(body) -> None:
         scope=Scope("lib", "1.2", "http://schema", {"k": "v"}),
     )
     assert encode([record]) == officially(record)
+
+
+CLEAN = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.integers(-300, 3000)
+SCALARS = CLEAN | NUMBERS | st.floats() | st.booleans() | st.binary(max_size=200)
+NESTED = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(CLEAN, inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+USUAL = st.sampled_from(["code.line.number", "thread.id", "femtomp.template", "k"])
+EXPRESSIBLE = st.builds(
+    make,
+    timestamp=st.integers(0, 2**64 - 1),
+    severity_number=st.integers(0, 24),
+    severity_text=CLEAN,
+    body=NESTED,
+    attributes=st.dictionaries(USUAL | CLEAN.filter(bool), NESTED, max_size=5),
+    uid=CLEAN.filter(bool),
+    trace_id=st.integers(1, 2**128 - 1).map("{:032x}".format),
+    span_id=st.integers(1, 2**64 - 1).map("{:016x}".format),
+    trace_flags=st.integers(0, 255),
+    event_name=st.none() | CLEAN,
+    scope=st.just(Scope("lib", "1.2", "http://schema", {"k": "v"})),
+)
+
+
+@given(EXPRESSIBLE)
+def test_any_request_equals_the_official_one(record) -> None:
+    """Byte by byte: whatever the SDK can say, it would have sent the same."""
+    request = encode_request([record], OBSERVED)
+    assert request == officially(record).SerializeToString()
+
+
+@given(RECORDS)
+def test_any_request_is_canonical(any_record) -> None:
+    """Of any record at all, the official classes read a request and write the same."""
+    records = [any_record, make()]
+    request = encode_request(records, OBSERVED)
+    decoded = ExportLogsServiceRequest.FromString(request)
+    assert decoded.SerializeToString() == request
+    assert not has_unknown_fields(decoded)
+    found = [
+        record
+        for worker in decoded.resource_logs
+        for scope in worker.scope_logs
+        for record in scope.log_records
+    ]
+    assert len(found) == len(records)
+
+
+def has_unknown_fields(message) -> bool:
+    """Tell whether the official classes met what they do not know."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    return len(UnknownFieldSet(message)) > 0
+
+
+def test_repeated_values_keep_their_types() -> None:
+    """Values that are equal and of different types are not taken for each other."""
+    values = [1, True, 1.0, "1", 0, False, -0.0, 0.0]
+    records = [make(attributes={"thread.id": value}) for value in values * 2]
+    (found,) = {
+        tuple(
+            repr(attributes(record.attributes)["thread.id"])
+            for _, _, record in decoded(encode(part))
+        )
+        for part in (records[:8], records[8:])
+    }
+    assert list(found) == [repr(value) for value in values]
 
 
 @given(body=VALUES, pairs=st.dictionaries(TEXT, VALUES, max_size=4))
@@ -93,6 +170,13 @@ def test_any_value_survives(body, pairs) -> None:
         assert repr(found) == repr(clean.attributes)
     else:
         assert len(found) <= len(pairs)
+
+
+def has_null() -> bool:
+    """Tell whether the SDK sends a body of None as such."""
+    from importlib.metadata import version
+
+    return version("opentelemetry-sdk") >= "1.45"
 
 
 def fits(value) -> bool:

@@ -8,6 +8,7 @@ import json
 import pytest
 from hypothesis import given
 
+from femtomp.codec.otlp import encode_request
 from femtomp.codec.otlp_json import otlp_json_line
 from femtomp.record import Resource, Scope
 from tests.codec.any_record import RECORDS, one_line
@@ -20,8 +21,6 @@ if missing("otlp") is None:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
         ExportLogsServiceRequest,
     )
-
-    from femtomp.codec.otlp import export_request
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +42,8 @@ def read(line: bytes):
 
 def as_protobuf(record):
     """Give the message that the OTLP sink sends, observed when it was logged."""
-    return export_request([record], min(max(record.timestamp, 0), (1 << 64) - 1))
+    observed = min(max(record.timestamp, 0), (1 << 64) - 1)
+    return ExportLogsServiceRequest.FromString(encode_request([record], observed))
 
 
 FULL = make(

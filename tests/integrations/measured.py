@@ -11,6 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+# Of killed workers: true, and of no worker.
+NEWS = {"femtomp.worker.died"}
+
 
 class Row(NamedTuple):
     """A pool's figures."""
@@ -34,8 +37,9 @@ class Row(NamedTuple):
 
 
 def read(path: Path) -> list[dict]:
-    """Return the records of a JSON file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Return the records of a JSON file, without the supervisor's own news."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [r for r in records if r.get("event_name") not in NEWS]
 
 
 def returned(ledgers: Path) -> set[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+import femtomp
 from femtomp.config import OTLPSink
 from femtomp.sinks import Delivered
 from femtomp.sinks.otlp import open_driver
 from tests.components import require
+from tests.processes.harness import Attached, until
 from tests.records import batch, make
 
 PROTOCOLS = ("http/protobuf", "grpc")
@@ -70,3 +74,27 @@ def test_rotel_decodes_every_record(deliver, protocol) -> None:
         assert expected in log
     assert record.uid in log
     assert "b7ad6b7169203331" in log.lower()
+
+
+def test_few_records_are_gathered_for_one_request() -> None:
+    """The first is sent at once, those behind it together; an end waits for nothing."""
+    require("otlp")
+    from tests.real.otlp import Receiver
+
+    with Receiver() as receiver:
+        sink = OTLPSink(receiver.http_endpoint, flush_interval_s=2)
+        with femtomp.start_server(sink) as server, Attached() as log:
+            log.info("first")
+            until(lambda: len(receiver.requests) == 1, "the first", timeout=1.5)
+            begin = time.monotonic()
+            for number in range(20):
+                log.info("%d", number)
+                until(lambda: server.stats().sinks["otlp"].pending > number, "there")  # noqa: B023
+            assert server.flush(5)
+            assert len(receiver.requests) == 2
+            assert 1 < time.monotonic() - begin < 4
+            log.info("last")
+            begin = time.monotonic()
+            assert server.stop(5).drained
+            assert time.monotonic() - begin < 1.5
+        assert len(receiver.requests) == 3
