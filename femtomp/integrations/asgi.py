@@ -57,7 +57,7 @@ class RequestContext:
         if scope["type"] not in _KINDS:
             await self.app(scope, receive, send)
             return
-        environ = _environ(scope)
+        environ = environ_of(scope)
         found = http.request_id(environ) if self._trusts else None
         known = http.safe_id(found) or uuid.uuid4().hex
         asked = http.from_environ({**environ, http.REQUEST_ID: known})
@@ -96,7 +96,7 @@ class RequestContext:
         self._log.info("%s %s %s", method, path, status, extra=fields)
 
 
-def _environ(scope: dict[str, Any]) -> dict[str, Any]:
+def environ_of(scope: dict[str, Any]) -> dict[str, Any]:
     """Return what a scope says as WSGI would have it."""
     client = scope.get("client") or ("",)
     raw = scope.get("raw_path") or scope.get("path", "").encode()

@@ -12,8 +12,7 @@ the user's that runs there.
                               "sinks": ["console:json", "journald"]}},
      "root": {"handlers": ["femtomp"], "level": "INFO"}}
 
-or, in a program of your own, ``uvicorn.run(app, log_config=log_config())``. granian's
-`--log-config` and hypercorn's take the same file.
+or, in a program of your own, ``uvicorn.run(app, log_config=log_config())``.
 """
 
 from __future__ import annotations

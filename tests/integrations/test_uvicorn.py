@@ -46,13 +46,13 @@ def _uvicorn():
 @contextmanager
 def served(tmp_path, command: list[str]):
     """Run a server; give its process, and kill what is left of it."""
-    (tmp_path / "ledgers").mkdir()
+    (tmp_path / "ledgers").mkdir(exist_ok=True)
     environ = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "LEDGER_DIRECTORY": str(tmp_path / "ledgers"),
     }
-    with (tmp_path / "said").open("wb") as said:
+    with (tmp_path / "said").open("ab") as said:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environ, stdout=said, stderr=said,
             start_new_session=True,
@@ -80,6 +80,7 @@ def exercise(tmp_path, process, port: int, name: str) -> list[dict]:
             os.kill(answer["pid"], signal.SIGKILL)
             killed += 1
     while len(returned(tmp_path / "ledgers")) < 10_000:
+        assert process.poll() is None
         get(port, "/burst?25")
     until(lambda: get(port, "/last?x=1"), "it serves")
     process.send_signal(signal.SIGTERM)
