@@ -128,6 +128,7 @@ CHECKS = {
     "hypercorn": lambda: _packages("hypercorn"),
     "uwsgi": _uwsgi,
     "uwsgi_hooks": _uwsgi_hooks,
+    "torch": lambda: _packages("torch"),
     "loky": lambda: _packages("joblib"),
     "redis": lambda: _packages("redis") or _program("redis-server"),
     "uvicorn": lambda: _packages("uvicorn"),

@@ -17,9 +17,14 @@ it, and needs ``initializer=server.worker_init``, or `femtomp.worker_init` in a 
 from __future__ import annotations
 
 import multiprocessing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import femtomp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    SetUp = Callable[[str], object]
 
 _SETTING: Final = "femtomp"
 
@@ -27,19 +32,23 @@ _SETTING: Final = "femtomp"
 class _Carrier:
     """Tells a child its server while it is unpickled there."""
 
-    def __init__(self, spool: str, level: int | str | None) -> None:
-        self._told: Final = (spool, level)
+    def __init__(
+        self, spool: str, level: int | str | None, set_up: SetUp | None
+    ) -> None:
+        self._told: Final = (spool, level, set_up)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_arrive, self._told)
 
 
-def _arrive(spool: str, level: int | str | None) -> _Carrier:
+def _arrive(spool: str, level: int | str | None, set_up: SetUp | None) -> _Carrier:
+    if set_up is not None:
+        set_up(spool)
     femtomp.worker_init(level, spool=spool)
-    return _Carrier(spool, level)  # for children of this child
+    return _Carrier(spool, level, set_up)  # for children of this child
 
 
-def install(level: int | str | None = None) -> None:
+def install(level: int | str | None = None, *, set_up: SetUp | None = None) -> None:
     """Have all children that `multiprocessing` starts from here on log to the server.
 
     Call it in the master, after `start_server`. Idempotent. It also sets this process
@@ -49,6 +58,8 @@ def install(level: int | str | None = None) -> None:
     ----------
     level : int or str, optional
         Of the root logger in this process and the children; the server's if not given.
+    set_up : callable, optional
+        Called with the server's spool, first of all, in each child that is not forked.
 
     Raises
     ------
@@ -65,7 +76,7 @@ def install(level: int | str | None = None) -> None:
     handler = femtomp.worker_handler()
     femtomp.worker_init(level)
     if handler.spool is not None:  # else FEMTOMP_DISABLED
-        _settings()[_SETTING] = _Carrier(handler.spool, level)
+        _settings()[_SETTING] = _Carrier(handler.spool, level, set_up)
 
 
 def uninstall() -> None:
