@@ -129,6 +129,7 @@ CHECKS = {
     "uwsgi": _uwsgi,
     "uwsgi_hooks": _uwsgi_hooks,
     "torch": lambda: _packages("torch"),
+    "dask": lambda: _packages("distributed"),
     "loky": lambda: _packages("joblib"),
     "redis": lambda: _packages("redis") or _program("redis-server"),
     "uvicorn": lambda: _packages("uvicorn"),
