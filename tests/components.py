@@ -130,6 +130,7 @@ CHECKS = {
     "uwsgi_hooks": _uwsgi_hooks,
     "torch": lambda: _packages("torch"),
     "dask": lambda: _packages("distributed"),
+    "ray": lambda: _packages("ray"),
     "loky": lambda: _packages("joblib"),
     "redis": lambda: _packages("redis") or _program("redis-server"),
     "uvicorn": lambda: _packages("uvicorn"),

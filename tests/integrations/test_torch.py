@@ -40,7 +40,7 @@ def run(tmp_path: Path, command: list[str], **environ: str) -> str:
         timeout=110,
     )
     assert done.returncode == 0, done.stderr
-    assert "femtomp" not in done.stderr, done.stderr
+    assert "femtomp: " not in done.stderr, done.stderr
     return done.stdout
 
 

@@ -52,7 +52,7 @@ def main(method, epochs, records, others):
         try:
             for _ in loader:
                 pass
-        except RuntimeError:
+        except (RuntimeError, OSError, EOFError):  # as PyTorch happens to notice it
             killed += 1
     log.error("trained")
     print("killed", killed)
