@@ -199,7 +199,10 @@ class Channel:
                 if exc.errno is None:
                     raise  # no call's failure: thrown in by a signal handler
                 self._is_full = exc.errno in (errno.EDQUOT, errno.ENOSPC)
-                self._give_up(str(exc))
+                hint = ""
+                if exc.errno in (errno.EACCES, errno.EPERM):
+                    hint = f" (start_server(worker_uid={os.geteuid()}) lets it)"
+                self._give_up(f"{exc}{hint}")
             except (CodecError, KeyError, TypeError) as exc:
                 self._give_up(str(exc))
             finally:

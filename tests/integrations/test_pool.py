@@ -128,6 +128,58 @@ def test_tasks_carry_context(tmp_path, method: str) -> None:
     assert "trace_id" not in records["outside"]
 
 
+AGAIN = """
+import logging, os
+import femtomp
+from femtomp.integrations import pool, torch
+
+log = logging.getLogger("tasks")
+
+def install():
+    for _ in range(3):
+        pool.install()
+        torch.install()
+        femtomp.worker_init()
+        logging.getLogger().addHandler(femtomp.worker_handler())
+        handlers = logging.getLogger().handlers
+        assert [type(each) for each in handlers] == [femtomp.WorkerHandler], handlers
+
+def child(name, *then):
+    pid = os.fork()
+    if not pid:
+        install()
+        log.info(name)
+        if then:
+            child(*then)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+if __name__ == "__main__":
+    with femtomp.start_server("file:records", name="pools"):
+        install()
+        log.info("before")
+        child("child", "grandchild")
+        install()
+        log.info("after")
+"""
+
+
+def test_installed_three_times_it_is_one_handler(tmp_path) -> None:
+    """Before and after forks, by several integrations: one handler, one copy."""
+    (tmp_path / "program.py").write_text(AGAIN)
+    subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=60,
+    )
+    records = [r for r in read(tmp_path / "records") if r["logger"] == "tasks"]
+    bodies = sorted(r["body"] for r in records)
+    assert bodies == ["after", "before", "child", "grandchild"]
+    assert len({r["resource"]["process.pid"] for r in records}) == 3
+
+
 def test_without_a_server_it_is_an_error_at_once(monkeypatch) -> None:
     """`install()` says what to call first; an executor works without logging."""
     monkeypatch.delenv("FEMTOMP_SPOOL", raising=False)

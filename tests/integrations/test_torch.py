@@ -49,18 +49,19 @@ def test_loaders_workers_log(tmp_path, method: str) -> None:
     """Two new workers in each of 20 epochs, of which every other one loses one: all is
     there, as the loader's worker's that it is of.
     """
-    said = run(
-        tmp_path, [*RUN, sys.executable, str(PROGRAM), method, "20", "65", "None"]
-    )
-    assert said.split() == ["killed", "10"]
+    # Where each worker imports PyTorch anew, which takes seconds, fewer will do.
+    epochs = 20 if method == "fork" or missing("torch") else 4
+    command = [sys.executable, str(PROGRAM), method, str(epochs), "65", "None"]
+    killed = int(run(tmp_path, [*RUN, *command]).split()[1])
+    assert killed == epochs // 2
     records = read(tmp_path / "records")
     row = measure(
-        f"`DataLoader` {PYTORCH}, {method}", tmp_path / "ledgers", records, 10
+        f"`DataLoader` {PYTORCH}, {method}", tmp_path / "ledgers", records, killed
     )
     row.check()
-    assert row.records >= 10_000
+    assert row.records >= epochs * 500
     # The training's own, and two in each epoch.
-    assert row.workers == 41
+    assert row.workers == 1 + 2 * epochs
     items = [r["resource"] for r in records if r["body"].startswith("item ")]
     who = {(r["femtomp.worker.name"], r["torch.dataloader.worker.id"]) for r in items}
     assert who == {("loader-0", 0), ("loader-1", 1)}
