@@ -36,8 +36,9 @@ from femtomp.errors import (
 )
 from femtomp.record import Identity, Record, Resource, Scope
 from femtomp.worker.carry import with_context
-from femtomp.worker.context import log_context
+from femtomp.worker.context import log_context, traceparent
 from femtomp.worker.handler import WorkerHandler, worker_handler
+from femtomp.worker.identify import identify
 from femtomp.worker.init import worker_init
 from femtomp.worker.logger import Logger, get_logger
 
@@ -98,8 +99,10 @@ __all__ = [
     "WorkerHandler",
     "basic_config",
     "get_logger",
+    "identify",
     "log_context",
     "start_server",
+    "traceparent",
     "with_context",
     "worker_handler",
     "worker_init",

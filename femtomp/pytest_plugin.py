@@ -1,4 +1,7 @@
-"""The pytest plugin, loaded by its entry point: `captured_records` as a fixture."""
+"""The pytest plugin, loaded by its entry point: `captured_records`, and live sinks.
+
+Live sinks are `femtomp.integrations.pytest`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from femtomp.integrations.pytest import pytest_addoption, pytest_configure
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from femtomp.testing import CapturedRecords
+
+__all__ = ["captured_records", "pytest_addoption", "pytest_configure"]
 
 
 @pytest.fixture

@@ -144,6 +144,8 @@ class Identity(NamedTuple):
     instance_id : str
         `service.instance.id` of the process's OpenTelemetry tracer provider; empty if
         it had none.
+    attributes : tuple of (str, value) pairs
+        What `femtomp.identify` or the pool has told besides: a worker's age, a rank.
     """
 
     pid: int
@@ -156,6 +158,7 @@ class Identity(NamedTuple):
     host: str
     command: str
     instance_id: str = ""
+    attributes: tuple[tuple[str, AnyValue], ...] = ()
 
 
 class Resource(dict[str, AnyValue]):

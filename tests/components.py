@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,21 @@ def _program(name: str) -> str | None:
     return None if shutil.which(name) else f"the program {name} is not installed"
 
 
+def uwsgi_path() -> str | None:
+    """Find the uWSGI that was built for this Python."""
+    return shutil.which("uwsgi", path=str(Path(sys.executable).parent))
+
+
+def _uwsgi() -> str | None:
+    return None if uwsgi_path() else "uWSGI is not installed beside this Python"
+
+
+def _uwsgi_hooks() -> str | None:
+    if sys.version_info >= (3, 13):
+        return "uWSGI 2.0.31 aborts with --py-call-osafterfork on CPython 3.13"
+    return _uwsgi()
+
+
 CHECKS = {
     "journald": _journald,
     "otlp": lambda: _packages(
@@ -129,7 +145,21 @@ CHECKS = {
     "otelcol": _otelcol,
     "netns": _netns,
     "gunicorn": lambda: _packages("gunicorn"),
-    "redis": lambda: _program("redis-server"),
+    "celery": lambda: _packages("celery"),
+    "django": lambda: _packages("django"),
+    "gevent": lambda: _packages("gevent"),
+    "granian": lambda: _packages("granian"),
+    "hypercorn": lambda: _packages("hypercorn"),
+    "uwsgi": _uwsgi,
+    "uwsgi_hooks": _uwsgi_hooks,
+    "torch": lambda: _packages("torch"),
+    "dask": lambda: _packages("distributed"),
+    "ray": lambda: _packages("ray"),
+    "loky": lambda: _packages("joblib"),
+    "redis": lambda: _packages("redis") or _program("redis-server"),
+    "uvicorn": lambda: _packages("uvicorn"),
+    "uvicorn_worker": lambda: _packages("uvicorn", "uvicorn_worker"),
+    "xdist": lambda: _packages("xdist"),
     "strace": lambda: _program("strace"),
     "tmpfs": _tmpfs,
 }

@@ -32,6 +32,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.plain", "_plain"): "__repr__ and iteration of any object",
     ("femtomp.worker.plain", "described"): "__str__ of an exception",
     ("femtomp.worker.plain", "_key_text"): "__str__ of a key",
+    ("femtomp.worker.identity", "_told"): "a callable of the user's, in a log call",
     ("femtomp.worker.fork", "_after_in_child"): "nobody could be told in a fork hook",
     # A filter of the user's: the record is kept.
     ("femtomp.supervisor.admission", "Admission._takes"): "any code of the user's",

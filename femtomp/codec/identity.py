@@ -8,13 +8,18 @@ from femtomp.codec import wire
 from femtomp.errors import CodecError
 from femtomp.record import Identity
 
-# Two such texts and a host name fit into the file, whatever their characters.
+# Two such texts, a host name and the attributes fit into the file, which has 3584 bytes
+# for them, whatever their characters.
 MAX_TEXT_CHARS: Final = 256
+MAX_BYTES: Final = 3584
 _TYPES: Final = (int, int, int, int, str, str, str, str, str, str)
+_SCALARS: Final = (str, int, float, bool)
 
 
 def to_bytes(identity: Identity) -> bytes:
     """Return the identity's bytes; long texts are cut, a Path in sys.argv is a text.
+
+    Attributes that do not fit, the last ones, are left out.
 
     Examples
     --------
@@ -22,11 +27,19 @@ def to_bytes(identity: Identity) -> bytes:
     >>> from_bytes(to_bytes(who)) == who
     True
     """
-    return wire.encode(
-        tuple(
-            v if kind is int else str(v)[:MAX_TEXT_CHARS]
-            for kind, v in zip(_TYPES, identity, strict=True)
-        )
+    said = [
+        v if kind is int else str(v)[:MAX_TEXT_CHARS]
+        for kind, v in zip(_TYPES, identity[:-1], strict=True)
+    ]
+    attributes = {name: value for name, value in identity.attributes if _fits(value)}
+    while len(made := wire.encode((*said, attributes))) > MAX_BYTES and attributes:
+        attributes.popitem()
+    return made
+
+
+def _fits(value: object) -> bool:
+    return type(value) in _SCALARS and (
+        not isinstance(value, int) or -(2**63) <= value < 2**63
     )
 
 
@@ -39,9 +52,18 @@ def from_bytes(content: bytes) -> Identity:
         If the bytes are not an identity.
     """
     fields = wire.decode(content)
-    # A lane of a release before this one has no instance_id.
+    said = list(fields) if isinstance(fields, tuple) else []
+    # A lane of an earlier version has no attributes, and no instance_id.
+    attributes = said.pop() if said and type(said[-1]) is dict else {}
     known = (_TYPES, _TYPES[:-1])
-    if not isinstance(fields, tuple) or tuple(map(type, fields)) not in known:
+    if tuple(map(type, said)) not in known or not _are_scalars(attributes):
         msg = f"not an identity: a {type(fields).__name__}"
         raise CodecError(msg)
-    return Identity(*fields)
+    return Identity(*said)._replace(attributes=tuple(attributes.items()))
+
+
+def _are_scalars(attributes: object) -> bool:
+    return isinstance(attributes, dict) and all(
+        type(name) is str and type(value) in _SCALARS
+        for name, value in attributes.items()
+    )

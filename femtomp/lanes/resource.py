@@ -47,6 +47,7 @@ def worker_resource(
     """
     brief: dict[str, Any] = {
         **base,
+        **dict(identity.attributes),
         # That of the worker's spans, so that a backend has one instance and not two.
         "service.instance.id": identity.instance_id
         or str(uuid.uuid5(_NAMESPACE, seed)),

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from femtomp.codec import identity as identity_codec
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, CursorFile, Position
-from femtomp.lanes.liveness import is_alive
+from femtomp.lanes.liveness import is_alive, pid_namespace
 from femtomp.lanes.reader import Lane
 from femtomp.lanes.resource import worker_resource
 from femtomp.record import Identity, Record, Resource
+from femtomp.supervisor.container import container_id, own_container_id
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -199,15 +200,22 @@ def _seen_from_outside(identity: Identity) -> dict[str, Any]:
     """Return what the system knows of a live process and it need not know itself."""
     import psutil
 
+    seen = {}
     if not is_alive(identity):
-        return {}
+        # Who has ended in this pid namespace was in the same container.
+        if identity.pid_namespace == pid_namespace() and own_container_id():
+            seen["container.id"] = own_container_id()
+        return seen
+    if found := container_id(identity.pid):
+        seen["container.id"] = found
     try:
         process = psutil.Process(identity.pid)
         with process.oneshot():
             return {
+                **seen,
                 "process.executable.name": process.name(),
                 "process.executable.path": process.exe(),
                 "process.owner": process.username(),
             }
     except (psutil.Error, OSError):
-        return {}
+        return seen

@@ -59,6 +59,8 @@ _LAST_SECOND: Final = 9_223_372_036
 
 _read_fields = context.read_fields
 _trace = context.current_trace
+_is_traced = context.is_traced
+_OTEL: Final = "opentelemetry.trace"
 _encode = wire.encode
 _free = wire.free
 _modules = sys.modules
@@ -120,7 +122,7 @@ def from_log_record(  # noqa: C901, PLR0912 - the hot path
             if type(task) is not str:
                 return _with_care(record, pid, limits)
             extras = {TASK: task, **extras} if extras else {TASK: task}
-        if "opentelemetry.trace" in _modules and (span := _trace()) is not None:
+        if (_is_traced or _OTEL in _modules) and (span := _trace()) is not None:
             more = {"trace": span}
         args = record.args
         # wire.encode, without the call: 60 ns.

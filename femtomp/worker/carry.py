@@ -14,7 +14,7 @@ import sys
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from femtomp.worker.context import fields
+from femtomp.worker.context import fields, follow, traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +70,7 @@ def with_context(function: Callable[_P, _R], /) -> Callable[_P, _R]:
         )
         raise TypeError(msg)
     context, headers = _current_trace()
-    made = _Carried(function, fields.get(), headers)
+    made = _Carried(function, fields.get(), headers, traceparent())
     made.context = context
     return made
 
@@ -85,6 +85,8 @@ class _Carried(Generic[_P, _R]):
         Fields of the log context, plain values.
     headers : mapping
         Of W3C; None where OpenTelemetry was not loaded.
+    trace : str or None
+        The header `traceparent`, for records where it is not.
     context
         OpenTelemetry's own, for calls in this very process.
     """
@@ -94,10 +96,12 @@ class _Carried(Generic[_P, _R]):
         function: Callable[_P, _R],
         bound: Mapping[str, Any],
         headers: Mapping[str, str] | None,
+        trace: str | None,
     ) -> None:
         self.function = function
         self.bound = bound
         self.headers = headers
+        self.trace = trace
         self.context: Any = None
         self._pid = os.getpid()
         self.__name__ = getattr(function, "__name__", type(function).__name__)
@@ -115,6 +119,7 @@ class _Carried(Generic[_P, _R]):
     def enter(self) -> None:
         """Set the context, in a context of the caller's making."""
         fields.set({**fields.get(), **self.bound})
+        follow(self.trace)
         if self.headers is None:
             return
         try:
@@ -127,7 +132,12 @@ class _Carried(Generic[_P, _R]):
             attach(_extracted(self.headers))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.function, dict(self.bound), self.headers)
+        return type(self), (
+            self.function,
+            dict(self.bound),
+            self.headers,
+            self.trace,
+        )
 
     def __repr__(self) -> str:
         """Show the function; values of the context may be secrets."""

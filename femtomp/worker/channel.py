@@ -199,7 +199,10 @@ class Channel:
                 if exc.errno is None:
                     raise  # no call's failure: thrown in by a signal handler
                 self._is_full = exc.errno in (errno.EDQUOT, errno.ENOSPC)
-                self._give_up(str(exc))
+                hint = ""
+                if exc.errno in (errno.EACCES, errno.EPERM):
+                    hint = f" (start_server(worker_uid={os.geteuid()}) lets it)"
+                self._give_up(f"{exc}{hint}")
             except (CodecError, KeyError, TypeError) as exc:
                 self._give_up(str(exc))
             finally:
@@ -265,6 +268,11 @@ class Channel:
         while self._inherited:
             close_known(self._inherited.pop())
 
+    def renew(self) -> None:
+        """Go on in another lane, as somebody else: see `femtomp.identify`."""
+        with self._opening:
+            self._lose_lane()
+
     def close(self) -> None:
         """Close the lane and the spool."""
         lane, spool = self._lane, self._spool
@@ -316,6 +324,15 @@ def watch(path: str, tend: Callable[[], None] | None) -> None:
     way.tend = tend
     if tend is not None:
         way.try_again()
+
+
+def renew() -> None:
+    """Have every channel open another lane at its next record.
+
+    The old ones stay open for life: another thread may be in the middle of one.
+    """
+    for each in list(_channels.values()):
+        each.renew()
 
 
 def heed(path: str, directory: int) -> None:

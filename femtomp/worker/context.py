@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Fields = dict[str, Any]
+    Trace = tuple[int, int, int]
+    Tokens = tuple[int, Token[Fields], Token[Fields] | None, Token[Trace | None] | None]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -32,6 +34,11 @@ read_fields: Final[list[Callable[[], Fields]]] = [fields.get]
 _inherited: Final[ContextVar[Fields]] = ContextVar(
     "femtomp_inherited_context", default=_NOTHING
 )
+# A trace that came with a message or a request: ids and flags.
+_remote: Final[ContextVar[Trace | None]] = ContextVar("femtomp_trace", default=None)
+# Not empty once there was one; until then log calls need not look.
+is_traced: Final[list[bool]] = []
+_TRACEPARENT_HEX: Final = (2, 32, 16, 2)
 _is_watching_forks = False
 # How many forks lie behind this process: a block that began before one ends as none.
 _generation = 0
@@ -68,17 +75,39 @@ class log_context:  # noqa: N801 - used as a function, as `contextlib`'s own
     {'job': 'nightly'}
     """
 
-    __slots__ = ("_bound", "_is_inherited", "_tokens")
+    __slots__ = ("_bound", "_is_inherited", "_tokens", "_trace")
 
     def __init__(self, /, **values: object) -> None:
         self._bound = {key(name): plain(value) for name, value in values.items()}
         self._is_inherited = False
-        self._tokens: list[tuple[int, Token[Fields], Token[Fields] | None]] = []
+        self._trace: Trace | None = None
+        self._tokens: list[Tokens] = []
 
     def inherited(self) -> log_context:
         """Return the same for forked children too: what they log has these fields."""
-        made = log_context()
-        made._bound, made._is_inherited = self._bound, True
+        made = self._again()
+        made._is_inherited = True  # noqa: SLF001 - one of its own kind
+        return made
+
+    def traced(self, traceparent: object) -> log_context:
+        """Return the same, whose records belong to a trace that began elsewhere.
+
+        Parameters
+        ----------
+        traceparent : str or None
+            The header of W3C's Trace Context, as a message or a request brought it.
+            One that is malformed means none, as the specification has it. An active
+            span of OpenTelemetry's wins over it.
+
+        Examples
+        --------
+        >>> header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        >>> with log_context().traced(header):
+        ...     traceparent() == header
+        True
+        """
+        made = self._again()
+        made._trace = _known(traceparent)  # noqa: SLF001
         return made
 
     def __enter__(self) -> None:
@@ -91,17 +120,20 @@ class log_context:  # noqa: N801 - used as a function, as `contextlib`'s own
         if self._is_inherited:
             kept = _inherited.set({**_inherited.get(), **self._bound})
         token = fields.set({**fields.get(), **self._bound})
-        self._tokens.append((_generation, token, kept))
+        trace = None if self._trace is None else _remote.set(self._trace)
+        self._tokens.append((_generation, token, kept, trace))
 
     def __exit__(self, *_: object) -> None:
         """Take them back."""
-        generation, token, kept = self._tokens.pop()
+        generation, token, kept, trace = self._tokens.pop()
         if generation != _generation:
             return  # a forked child leaves a block of its parent's
         try:
             fields.reset(token)
             if kept is not None:
                 _inherited.reset(kept)
+            if trace is not None:
+                _remote.reset(trace)
         except ValueError:
             # Another context than the one that was entered: a generator that another
             # task closes, a web framework's dependency. It never had these fields.
@@ -143,6 +175,7 @@ class log_context:  # noqa: N801 - used as a function, as `contextlib`'s own
         """Return another one, as calls may overlap."""
         made = log_context()
         made._bound, made._is_inherited = self._bound, self._is_inherited
+        made._trace = self._trace
         return made
 
 
@@ -154,12 +187,12 @@ def current_trace() -> tuple[int, int, int] | None:
         module = sys.modules.get("opentelemetry.trace")
         get = getattr(module, "get_current_span", None)
         if get is None:
-            return None
+            return _remote.get()
         _get_current_span = get
     context = get().get_span_context()
     # An invalid context (no active span) has zero ids.
     if not context.trace_id or not context.span_id:
-        return None
+        return _remote.get()
     return context.trace_id, context.span_id, int(context.trace_flags)
 
 
@@ -167,6 +200,46 @@ def set_span_after_fork(what: str) -> None:
     """Say what forked children keep of the active span: drop, link or inherit."""
     global _span_after_fork  # noqa: PLW0603 - of this process and its forks
     _span_after_fork = what
+
+
+def traceparent() -> str | None:
+    """Return the header that says which trace this code belongs to; None if to none.
+
+    For a message or a request to another process, whose records then belong to the
+    same trace: by `log_context(...).traced(header)`, or OpenTelemetry.
+
+    Examples
+    --------
+    >>> traceparent() is None
+    True
+    """
+    trace = current_trace()
+    return None if trace is None else "00-{:032x}-{:016x}-{:02x}".format(*trace)
+
+
+def follow(header: str | None) -> None:
+    """Belong to the trace of a header from here on, or to none, in this context."""
+    _remote.set(_known(header))
+
+
+def _known(header: object) -> Trace | None:
+    """Return the trace of a header; log calls look for one from the first on."""
+    trace = _parsed(header)
+    if trace is not None and not is_traced:
+        is_traced.append(True)
+    return trace
+
+
+def _parsed(header: object) -> Trace | None:
+    """Return the ids of a traceparent header (version 00, or a later one's begin)."""
+    parts = header.split("-")[:4] if isinstance(header, str) else []
+    if tuple(map(len, parts)) != _TRACEPARENT_HEX or parts[0] == "ff":
+        return None
+    try:
+        _, trace_id, span_id, flags = (int(part, 16) for part in parts)
+    except ValueError:
+        return None
+    return (trace_id, span_id, flags) if trace_id and span_id else None
 
 
 def reset_after_fork() -> None:
@@ -196,3 +269,4 @@ def _reset_fields() -> None:
     global _generation  # noqa: PLW0603 - of this process
     _generation += 1
     fields.set(_inherited.get())
+    _remote.set(None)

