@@ -23,8 +23,6 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from femtomp.lanes.liveness import start_ticks
-
 if TYPE_CHECKING:
     from femtomp.record import Resource
 
@@ -210,9 +208,10 @@ class Sender:
 
 def _began_at(pid: int) -> float:
     """Return when a process was started, in seconds since the epoch."""
-    ticks = start_ticks(pid)
-    if not ticks:
-        raise ProcessLookupError
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # Field 22, proc_pid_stat(5): ticks since the boot. psutil adds them to the
+        # boot's time, which is known to a second only.
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / _TICKS_PER_S
     return time.time() - age_s
 
