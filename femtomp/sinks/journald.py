@@ -137,9 +137,9 @@ class _Journald:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLOUT)
-        self._senders = Senders() if options.sender == "worker" else None
+        self._senders = Senders(impersonate=options.sender == "worker")
         self._of_sender: Callable[[Resource, int], Sender | None] | None = None
-        if self._senders is not None and self._senders.may_name:
+        if self._senders.may_name:
             self._of_sender = self._senders.of
         self._budget: Budget | None = budget_of_unit(options.namespace)
         self._may_pace = options.rate_limit == "pace"
@@ -154,8 +154,7 @@ class _Journald:
         self._socket.connect(self._path)
 
     def write(self, batch: Sequence[Record]) -> Outcome:
-        if self._senders is not None:
-            self._senders.begin_batch()
+        self._senders.begin_batch()
         if self._suppressed and self._budget and self._budget.was_exceeded:
             self._suppressed.look()
         for accepted, record in enumerate(batch):
@@ -211,6 +210,8 @@ class _Journald:
         sender = None
         if self._of_sender is not None:
             sender = self._of_sender(record.resource, record.timestamp)
+            if sender is not None and sender.field:
+                data, sender = data + sender.field, None
         try:
             if sender is None:
                 self._socket.send(data)
@@ -227,8 +228,7 @@ class _Journald:
             self._send(data, sender)
         except OSError as exc:
             if sender is not None and exc.errno in _NOT_THE_SENDER:
-                if self._senders is not None:
-                    self._senders.refused(sender, exc)
+                self._senders.refused(sender, exc)
                 self._deliver_with_care(data, None)
             elif exc.errno in _GONE:
                 self.connect()
@@ -275,8 +275,7 @@ class _Journald:
 
     def close(self) -> None:
         """Close the socket; what the kernel has queued is journald's."""
-        if self._senders is not None:
-            self._senders.close()
+        self._senders.close()
         if self._suppressed is not None:
             self._suppressed.close()
         self._socket.close()

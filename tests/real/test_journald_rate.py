@@ -63,13 +63,10 @@ def _group():
     require("journald")
     for place in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
         if Path(place, "cgroup.procs").exists() and os.access(place, os.W_OK):
-            group = Path(place, "system.slice", UNIT)
-            had_slice = group.parent.exists()
-            group.mkdir(parents=True)
+            group = Path(place, UNIT)  # in no slice, which others might remove
+            group.mkdir()
             yield str(group)
             group.rmdir()
-            if not had_slice:
-                group.parent.rmdir()
             return
     pytest.skip("no control group can be made here")
 
@@ -143,3 +140,44 @@ def test_more_suppressions_than_a_pipe_holds_are_read(monkeypatch) -> None:
 
         until(answered, "journalctl has answered")
         suppressed.close()
+
+
+# As a unit's process it serves workers that have ended by the time journald is back.
+SERVE = """
+import os, sys
+group, socket, journald = sys.argv[1:]
+with open(group + "/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+import logging, signal, time
+import femtomp
+from tests.processes.harness import Attached, fork
+
+def work(write):
+    logging.getLogger("shop.worker").info("last words")
+    os.write(write, b".")
+    time.sleep(0.3)
+
+with femtomp.start_server(femtomp.JournaldSink(socket)) as server, Attached():
+    os.kill(int(journald), signal.SIGSTOP)
+    read, write = os.pipe()
+    workers = [fork(work, write) for _ in range(5)]
+    for pid in workers:
+        os.waitpid(pid, 0)
+    os.kill(int(journald), signal.SIGCONT)
+    assert server.flush(20)
+"""
+
+
+def test_unit_finds_what_its_workers_logged_before_they_ended(group) -> None:
+    """`journalctl -u` shows all, though journald could read no worker's /proc."""
+    with Journald() as journald:
+        served = subprocess.run(
+            [sys.executable, "-c", SERVE, group, journald.socket, str(journald.pid)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=60,
+        )
+        assert served.returncode == 0, served.stderr
+        journald.sync()
+        found = journald.journalctl("-o", "cat", "-u", UNIT, "LOGGER=shop.worker")
+    assert found.split(b"\n")[:-1] == [b"last words"] * 5

@@ -51,7 +51,7 @@ def named(senders, worker):
 
 @pytest.fixture(name="senders")
 def _senders():
-    senders = Senders()
+    senders = Senders(impersonate=True)
     yield senders
     senders.close()
 
