@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -194,6 +195,26 @@ def test_metrics_disturb_no_record(is_there, capfd) -> None:
         assert len(receiver.records()) >= COUNT
         assert bool(receiver.metrics) == is_there
     assert ("metrics of otlp not taken" in capfd.readouterr().err) != is_there
+
+
+def test_collector_that_hangs_holds_up_an_end_for_two_seconds(monkeypatch) -> None:
+    """Who takes metrics and never answers is not waited for, and gets no record late."""
+    with Receiver() as receiver, socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        at = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+        monkeypatch.setenv(at, f"http://127.0.0.1:{port}/v1/metrics")
+        at = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"
+        monkeypatch.setenv(at, f"{receiver.http_endpoint}/v1/logs")
+        server = femtomp.start_server(femtomp.OTLPSink(metrics=True), level="DEBUG")
+        assert os.waitpid(fork(work), 0)[1] == 0
+        silent.settimeout(20)
+        taken, _ = silent.accept()  # the first figures are on their way
+        assert server.flush(20)
+        assert len(receiver.records()) >= COUNT
+        begun = time.monotonic()
+        assert server.stop(timeout=20).drained
+        assert time.monotonic() - begun < 8
+        taken.close()
 
 
 def test_bad_interval_is_an_error_at_the_start(monkeypatch) -> None:

@@ -209,7 +209,8 @@ def test_logs_of_a_task_have_its_ids_in_every_sink(span, tmp_path, method) -> No
             if scope == "shop"
         }
     records = [r for r in lines(path) if r["logger"] == "shop"]
-    assert [r["attributes"]["number"] for r in records] == list(range(4))
+    # Of two lanes: their order in the file is of no meaning.
+    assert sorted(r["attributes"]["number"] for r in records) == list(range(4))
     assert {r["resource"]["process.pid"] for r in records} == pids
     assert {(r["trace_id"], r["span_id"]) for r in records} == {EVERYTHING[1:3]}
     assert {r["attributes"]["request"] for r in records} == {"r1"}
