@@ -1,7 +1,7 @@
 # Every target sets itself up: Python >= 3.11 with venv, and make, are all it needs.
 #
-#   make demo | test | test-free-threaded | test-collector | torture | mutants
-#   make lint | types | benchmark | clean
+#   make demo | test | test-free-threaded | test-oldest-otel | test-collector
+#   make test-journald | torture | mutants | lint | types | benchmark | clean
 #
 # VENV=DIR       the virtual environment (.venv)
 # PYTHON=EXE     what to make it with; else the first usable of the names below
@@ -22,8 +22,8 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 	$(shell $(p) -c '$(USABLE)' >/dev/null 2>&1 && echo $(p))))
 
-.PHONY: demo test test-free-threaded test-collector torture mutants lint types
-.PHONY: benchmark clean
+.PHONY: demo test test-free-threaded test-oldest-otel test-collector test-journald
+.PHONY: torture mutants lint types benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/femtomp demo $(ARGS)
@@ -52,6 +52,36 @@ $(FREE)/.installed: pyproject.toml
 		psutil 'hypothesis>=6.100,<6.140' pytest pytest-xdist
 	touch $@
 
+# What touches OpenTelemetry, with the oldest that is supported: `test` has the newest.
+OLDEST ?= .oldest-otel
+OTEL_TESTS := tests/otel tests/codec/test_otlp.py tests/codec/test_exceptions.py \
+	tests/sinks/test_otlp_driver.py $(wildcard tests/real/test_otlp*.py) \
+	tests/worker/test_carry.py tests/worker/test_tasks.py \
+	tests/worker/test_span_after_fork.py
+test-oldest-otel: $(OLDEST)/.installed
+	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -p femtomp.pytest_plugin \
+		-n $(WORKERS) --dist loadgroup $(ARGS) $(or $(TESTS),$(OTEL_TESTS))
+
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		'opentelemetry-exporter-otlp==1.39.*' 'opentelemetry-sdk==1.39.*' \
+		'msgspec>=0.20' 'psutil>=6' 'hypothesis>=6.100' 'pytest>=9' \
+		'pytest-xdist>=3.6'
+	touch $@
+
+# journald's tests at their full counts, against Debian unstable's systemd in a
+# directory; root, debootstrap. JOURNALD_ROOT= (empty) takes the system's own.
+JOURNALD_ROOT ?= $(CURDIR)/.journald-root
+test-journald: $(STAMP) $(if $(JOURNALD_ROOT),$(JOURNALD_ROOT)/usr/lib/systemd/systemd-journald)
+	FEMTOMP_TEST_JOURNALD_ROOT=$(JOURNALD_ROOT) FEMTOMP_TEST_REQUIRE=journald \
+	FEMTOMP_TEST_JOURNALD_RECORDS=100000 FEMTOMP_TEST_JOURNALD_AWAY_S=60 \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS) \
+		$(or $(TESTS),$(wildcard tests/real/test_journald*.py))
+
+$(CURDIR)/.journald-root/usr/lib/systemd/systemd-journald:
+	debootstrap --variant=minbase --include=systemd sid $(CURDIR)/.journald-root
+
 # Against the OpenTelemetry Collector, which is built if there is none: as root.
 COLLECTOR ?= .collector
 COLLECTOR_TESTS := tests/real/test_collector.py tests/real/test_fleet.py \
@@ -77,6 +107,9 @@ benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
+	rm -rf $(VENV) $(FREE) $(OLDEST) $(COLLECTOR) .journald-root build dist
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
 	rm -rf $(VENV) $(FREE) $(COLLECTOR) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks examples femtomp tests -name __pycache__ -type d \
 		-exec rm -rf {} + 2>/dev/null || true

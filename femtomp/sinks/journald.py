@@ -21,6 +21,8 @@ import select
 import socket
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec.journald import Encoder
@@ -101,10 +103,13 @@ def open_driver(
     try:
         driver.connect()
     except OSError as exc:
-        if exc.errno in {errno.ECONNREFUSED, errno.EAGAIN}:
-            return driver
         name = errno.errorcode.get(exc.errno or 0, "?")
         problem = f"cannot reach {options.path}: {name} ({exc.strerror or exc})"
+        if exc.errno in {errno.ECONNREFUSED, errno.EAGAIN}:
+            # The kernel says the same of what no socket is and never will be.
+            if Path(options.path).is_socket():
+                return driver
+            problem = f"{problem}, it is no socket"
         if options.missing == "wait":
             _log.warning("JournaldSink: %s; records wait for it", problem)
             return driver
@@ -165,10 +170,10 @@ class _Journald:
             except OSError as exc:
                 return self._gone(exc, accepted)
             self._since_full += 1
+            self._full_since = None
             if self._budget is not None:
                 self._budget.spend(record.severity_number)
         self._failures = 0
-        self._full_since = None
         return Delivered()
 
     def _must_wait(self, record: Record) -> bool:
@@ -181,13 +186,16 @@ class _Journald:
 
     def _slow(self, accepted: int) -> RetryAfter:
         now = time.monotonic()
-        if accepted or self._full_since is None:
+        if self._full_since is None:
             self._full_since = now
         waited = now - self._full_since
         if waited < STUCK_S:
             return RetryAfter(
                 SLOW_DELAY_S, "journald is slow: its queue is full", accepted
             )
+        # Perhaps another has the path by now, and who had it will never read again.
+        with suppress(OSError):
+            self.connect()
         reason = f"journald has taken nothing for {waited:.0f} s: is it stopped?"
         return RetryAfter(STUCK_DELAY_S, reason, accepted)
 
@@ -233,6 +241,9 @@ class _Journald:
         if self._since_full >= LONG_QUEUE:
             time.sleep(REST_S)
         self._since_full = 0
+        self._await_room()
+
+    def _await_room(self) -> None:
         # A connected socket polls writable when the receiver's queue has room.
         if not self._poll.poll(POLL_TIMEOUT_S * 1000):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -249,6 +260,8 @@ class _Journald:
             self._send_memfd(data, sender)
 
     def _send_memfd(self, data: bytes, sender: Sender | None) -> None:
+        # Waited for first: for a full queue it would be written in vain, and again.
+        self._await_room()
         fd = _sealed(data)
         try:
             rights = fd.to_bytes(4, sys.byteorder)
@@ -288,7 +301,10 @@ def _sealed(data: bytes) -> int:
             rest = rest[os.write(fd, rest) :]
         # journald maps the file: from others than root it takes sealed ones only.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _ALL_SEALS)
-    except OSError:
+    except OSError as exc:
         os.close(fd)
-        raise
+        if exc.errno != errno.EFBIG:
+            raise
+        msg = "larger than a file may be here (LimitFSIZE=, ulimit -f)"
+        raise _NoMemfdError(msg) from exc
     return fd

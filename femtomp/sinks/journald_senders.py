@@ -31,6 +31,7 @@ Ancillary: TypeAlias = tuple[int, int, bytes]
 # A descriptor each; workers beyond are not named. Those that have ended are known, too.
 MAX_SENDERS: Final = 256
 MAX_KNOWN: Final = 1024
+_SEEN: Final = "process.executable.path"
 _CREDENTIALS: Final = struct.Struct("iII")
 # A process's start time is known to a tick of 10 ms, the boot's to a second.
 _SLACK_S: Final = 1.5
@@ -92,6 +93,8 @@ class Senders:
         if len(self._known) >= MAX_KNOWN:
             self.close()
         sender = None
+        if self._open >= MAX_SENDERS:
+            self._forget_the_dead()
         if self._open < MAX_SENDERS:
             sender = _find(resource, timestamp_ns / 1e9)
             self._open += sender is not None
@@ -105,6 +108,13 @@ class Senders:
         for key, (resource, known) in list(self._known.items()):
             if known is sender:
                 self._known[key] = resource, None
+
+    def _forget_the_dead(self) -> None:
+        # One that logs no more is met in no batch: a pool that recycles its workers
+        # would soon have no place for new ones.
+        for _, sender in list(self._known.values()):
+            if sender is not None and not sender.lives():
+                self._forget(sender)
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -124,18 +134,26 @@ class Sender:
         For `socket.sendmsg`.
     """
 
-    __slots__ = ("_pidfd", "ancillary", "batch")
+    __slots__ = ("_pid", "_pidfd", "_user", "ancillary", "batch")
 
-    def __init__(self, pidfd: int, credentials: bytes) -> None:
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self._pid = pid
         self._pidfd = pidfd
-        self.ancillary: tuple[Ancillary] = (
-            (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
-        )
+        self.ancillary: tuple[Ancillary]
         self.batch = 0
+        self._name()
+
+    def _name(self) -> None:
+        self._user, group = _ids(self._pid)
+        credentials = _CREDENTIALS.pack(self._pid, self._user, group)
+        self.ancillary = ((socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),)
 
     def lives(self) -> bool:
         """Tell whether the process is there, be it as a zombie."""
         try:
+            if self._user == 0:  # it may have become another user since
+                self._name()
+            # Asked last: what was read is of that very process.
             signal.pidfd_send_signal(self._pidfd, 0)
         except OSError:
             return False
@@ -148,8 +166,9 @@ class Sender:
 
 def _find(resource: Resource, logged_at: float) -> Sender | None:
     pid = resource.get("process.pid")
-    # The engine has seen the worker itself alive, in its own pid namespace.
-    if type(pid) is not int or "process.executable.path" not in resource:
+    # The engine has seen the worker itself alive, in its own pid namespace: then this
+    # is in the resource, and not because the user's own attributes say it of all.
+    if type(pid) is not int or _SEEN not in resource or _SEEN in resource.brief:
         return None
     try:
         pidfd = os.pidfd_open(pid)
@@ -158,9 +177,19 @@ def _find(resource: Resource, logged_at: float) -> Sender | None:
     try:
         process = psutil.Process(pid)
         if process.create_time() <= logged_at + _SLACK_S:
-            user, group = process.uids().effective, process.gids().effective
-            return Sender(pidfd, _CREDENTIALS.pack(pid, user, group))
+            return Sender(pid, pidfd)
     except (psutil.Error, OSError):
         pass  # it has ended by now
     os.close(pidfd)
     return None
+
+
+def _ids(pid: int) -> tuple[int, int]:
+    """Return the effective user and group of a process."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        lines = file.read().splitlines()
+    user, group = (
+        next(int(line.split()[2]) for line in lines if line.startswith(key))
+        for key in (b"Uid:", b"Gid:")
+    )
+    return user, group

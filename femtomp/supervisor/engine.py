@@ -36,6 +36,7 @@ from femtomp.lanes.spool import (
 )
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.supervisor import handed_over
 from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.deaths import Deaths
@@ -204,10 +205,7 @@ class Engine:
             if pump.failure is not None:
                 return pump.failure
         try:
-            again = self._launch.ready < 0
-            self._reporters = start_reporters(
-                self._config, self._spool, self._pumps, again=again
-            )
+            self._reporters = start_reporters(self._launch, self._spool, self._pumps)
         except FemtompError as exc:
             return exc
         self._poller.publish_limits()  # before any writer can ask for them
@@ -217,6 +215,7 @@ class Engine:
         if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
             self._poller.readmit()
             self._spool.set_control(STATE, State.RUNNING)
+        self._news.take(handed_over.take(self._spool.descriptor))
         for pump in self._pumps:
             pump.may_begin.set()
         return None
@@ -335,10 +334,15 @@ class Engine:
     def _make_way(self) -> int:
         """End behind the batches in hand: another engine goes on at the cursors."""
         deadline = time.monotonic() + _LEAVE_S
+        self._deaths.look(self._poller.members, at_last=True)
         for pump in self._pumps:
             pump.finish()
         for pump in self._pumps:
             pump.join(max(0.0, deadline - time.monotonic()))
+        try:
+            handed_over.leave(self._spool.descriptor, self._news.left())
+        except OSError as exc:
+            note("news", f"events that wait for a sink are not told: {exc}")
         if any(pump.is_alive() for pump in self._pumps):
             # What it has in hand is to blame for nothing.
             self._spool.set_control(ENGINE_ENDED, 0)
@@ -369,6 +373,9 @@ class Engine:
 
     def _drain(self, deadline: float | None) -> bool:
         """Deliver all there is; writers are told first that nobody will read on."""
+        # A program whose worker was killed often ends by that, and at once. Before the
+        # lanes of the dead are reaped, and while the sinks can still be told.
+        self._deaths.look(self._poller.members, at_last=True)
         self._poller.retire()
         for pump in self._pumps:
             pump.hurry()

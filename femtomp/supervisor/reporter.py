@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from femtomp.config import SinkOptions
     from femtomp.lanes.spool import Spool
-    from femtomp.options import ServerConfig
     from femtomp.sinks.otlp_transport import Transport
+    from femtomp.supervisor.guardian import Launch
     from femtomp.supervisor.pump import Pump
 
 INTERVAL_VARIABLE: Final = "OTEL_METRIC_EXPORT_INTERVAL"
@@ -119,24 +119,25 @@ class Reporter(threading.Thread):
 
 
 def start_reporters(
-    config: ServerConfig, spool: Spool, pumps: Sequence[Pump], *, again: bool
+    launch: Launch, spool: Spool, pumps: Sequence[Pump]
 ) -> list[Reporter]:
     """Start one for each sink that is to have metrics.
 
+    An engine after the first goes on without metrics rather than not at all.
+
     Parameters
     ----------
-    config : ServerConfig
+    launch : Launch
+        With the sinks and the resource.
     spool : Spool
     pumps : sequence of Pump
-    again : bool
-        An engine died before this one: what was right at the start goes on without
-        metrics rather than not at all.
 
     Raises
     ------
     FemtompError
         If one cannot be made.
     """
+    config = launch.config
     wanted = [s for s in config.sinks if isinstance(s, OTLPSink) and s.metrics]
     if not wanted:
         return []
@@ -159,7 +160,7 @@ def start_reporters(
             for sink in wanted
         ]
     except FemtompError as exc:
-        if not again:
+        if launch.ready >= 0:
             raise
         note("metrics", f"no metrics: {exc}")
         return []

@@ -144,18 +144,63 @@ def has_unknown_fields(message) -> bool:
     return len(UnknownFieldSet(message)) > 0
 
 
-def test_repeated_values_keep_their_types() -> None:
+SITE = {
+    "code.file.path": "shop.py",
+    "code.line.number": 1,
+    "code.function.name": "sell",
+    "thread.id": 1,
+    "thread.name": "main",
+    "femtomp.template": "sold %s",
+}
+
+
+@pytest.mark.parametrize("key", SITE)
+@pytest.mark.parametrize("others", [{}, SITE])
+def test_repeated_values_keep_their_types(key, others) -> None:
     """Values that are equal and of different types are not taken for each other."""
-    values = [1, True, 1.0, "1", 0, False, -0.0, 0.0]
-    records = [make(attributes={"thread.id": value}) for value in values * 2]
-    (found,) = {
-        tuple(
-            repr(attributes(record.attributes)["thread.id"])
-            for _, _, record in decoded(encode(part))
-        )
-        for part in (records[:8], records[8:])
+    values = [1, True, 1.0, "1", 0, False, -0.0, 0.0, None, [1], {"a": 1}]
+    records = [make(attributes={**others, key: value}) for value in values * 2]
+    for _, _, record in decoded(encode(records)):
+        found = attributes(record.attributes)
+        value = values.pop(0)
+        values.append(value)
+        assert repr(found[key]) == repr(value)
+        assert {**found, key: 0, "log.record.uid": 0} == {
+            **others,
+            key: 0,
+            "log.record.uid": 0,
+        }
+
+
+@pytest.mark.parametrize("text", ["x", "é", "☃"])
+@pytest.mark.parametrize("about", [0, 128, 2048, 1 << 14])
+def test_sizes_about_a_limit(text, about) -> None:
+    """Wherever a size takes one byte more, names and texts arrive as they were."""
+    sizes = range(max(about - 24, 0), about + 8)
+    given = {
+        text * (size // len(text.encode())) + "y" * (size % len(text.encode())): ""
+        for size in sizes
     }
-    assert list(found) == [repr(value) for value in values]
+    given = {**given, **{f"k{n}": key for n, key in enumerate(given)}}
+    given |= {f"{key}:": 3_000_000_000 for key in given if len(key) > 8}
+    given |= {f"{key};": 0.5 for key in given if len(key) > 8}
+    given.pop("", None)
+    (only,) = decoded(encode([make(body=text * about, attributes=given)]))
+    found = attributes(only[2].attributes)
+    found.pop("log.record.uid")
+    assert found == given
+    assert any_value(only[2].body) == text * about
+
+
+def test_integers_about_a_limit() -> None:
+    """Integers of any number of bytes arrive as they were."""
+    edges = [1 << bits for bits in range(63)]
+    given = {f"{n + d}": n + d for n in edges for d in (-1, 0, 1)}
+    given |= {f"-{key}": -value for key, value in given.items()}
+    (only,) = decoded(encode([make(attributes=given)]))
+    found = attributes(only[2].attributes)
+    found.pop("log.record.uid")
+    assert found == given
 
 
 @given(body=VALUES, pairs=st.dictionaries(TEXT, VALUES, max_size=4))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from femtomp.sinks import journald_suppressed
+from femtomp.sinks.journald_suppressed import DROPPED_ID, Suppressed
 from tests.components import require
+from tests.processes.harness import until
 from tests.real.journald import CONFIGURATION, Journald
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,3 +117,29 @@ def test_what_journald_drops_is_noticed(journald, group) -> None:
         entry["N_DROPPED"] for entry in journald.entries(f"OBJECT_SYSTEMD_UNIT={UNIT}")
     ]
     assert f"journald has dropped {dropped} messages of {UNIT}" in said
+
+
+def test_more_suppressions_than_a_pipe_holds_are_read(monkeypatch) -> None:
+    """Of a short interval there are many: journalctl ends, and is asked again."""
+    require("journald")
+    monkeypatch.setattr(journald_suppressed, "INTERVAL_S", 0.01)
+    entry = (
+        f"MESSAGE={'x' * 500}\nMESSAGE_ID={DROPPED_ID}\nN_DROPPED=1\n"
+        f"OBJECT_SYSTEMD_UNIT={UNIT}\n"
+    )
+    with Journald() as journald:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
+            writer.connect(journald.socket)
+            for _ in range(300):
+                writer.send(entry.encode())
+        journald.sync()
+        (directory,) = (journald.base / "run/log/journal").iterdir()
+        command = ("journalctl", "-D", str(directory), "-q", "-o", "json")
+        suppressed = Suppressed(UNIT, command=command)
+
+        def answered():
+            suppressed.look()
+            return suppressed._seen
+
+        until(answered, "journalctl has answered")
+        suppressed.close()
