@@ -110,7 +110,6 @@ clean:
 	rm -rf $(VENV) $(FREE) $(OLDEST) $(COLLECTOR) .journald-root build dist
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-	rm -rf $(VENV) $(FREE) $(COLLECTOR) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks examples femtomp tests -name __pycache__ -type d \
 		-exec rm -rf {} + 2>/dev/null || true
 
