@@ -46,6 +46,8 @@ def main(processes):
                 assert (
                     client.submit(work, number, kill=True, key=key).result() == number
                 )
+            # Dask does not like to end while a nanny starts a worker.
+            client.wait_for_workers(2)
 
 
 if __name__ == "__main__":
