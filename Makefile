@@ -1,7 +1,7 @@
 # Every target sets itself up: Python >= 3.11 with venv, and make, are all it needs.
 #
-#   make demo | test | test-free-threaded | torture | mutants | lint | types
-#   make benchmark | clean
+#   make demo | test | test-free-threaded | test-journald | torture | mutants
+#   make lint | types | benchmark | clean
 #
 # VENV=DIR       the virtual environment (.venv)
 # PYTHON=EXE     what to make it with; else the first usable of the names below
@@ -22,7 +22,8 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,\
 	$(shell $(p) -c '$(USABLE)' >/dev/null 2>&1 && echo $(p))))
 
-.PHONY: demo test test-free-threaded torture mutants lint types benchmark clean
+.PHONY: demo test test-free-threaded test-journald torture mutants lint types
+.PHONY: benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/femtomp demo $(ARGS)
@@ -51,6 +52,18 @@ $(FREE)/.installed: pyproject.toml
 		psutil 'hypothesis>=6.100,<6.140' pytest pytest-xdist
 	touch $@
 
+# journald's tests at their full counts, against Debian unstable's systemd in a
+# directory; root, debootstrap. JOURNALD_ROOT= (empty) takes the system's own.
+JOURNALD_ROOT ?= $(CURDIR)/.journald-root
+test-journald: $(STAMP) $(if $(JOURNALD_ROOT),$(JOURNALD_ROOT)/usr/lib/systemd/systemd-journald)
+	FEMTOMP_TEST_JOURNALD_ROOT=$(JOURNALD_ROOT) FEMTOMP_TEST_REQUIRE=journald \
+	FEMTOMP_TEST_JOURNALD_RECORDS=100000 FEMTOMP_TEST_JOURNALD_AWAY_S=60 \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS) \
+		$(or $(TESTS),$(wildcard tests/real/test_journald*.py))
+
+$(CURDIR)/.journald-root/usr/lib/systemd/systemd-journald:
+	debootstrap --variant=minbase --include=systemd sid $(CURDIR)/.journald-root
+
 # Faults put into a copy of the tree; it exits with 1 if the tests miss one.
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants $(ARGS)
@@ -66,7 +79,8 @@ benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(FREE) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FREE) .journald-root build dist .hypothesis .mypy_cache
+	rm -rf .pytest_cache .ruff_cache
 	find benchmarks examples femtomp tests -name __pycache__ -type d \
 		-exec rm -rf {} + 2>/dev/null || true
 

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOCKET = "/run/systemd/journal/socket"
 PEERS = {
     "femtomp": "femtomp",
-    "femtomp, one _PID": "femtomp",
+    "femtomp, worker": "femtomp",
     "systemd-python": "systemd",
     "cysystemd": "cysystemd",
     "logging-journald": "logging_journald",
@@ -184,7 +184,7 @@ class Server:
 
         import femtomp
 
-        sender = "supervisor" if "one" in peer else "worker"
+        sender = "worker" if "worker" in peer else "supervisor"
         sink = femtomp.JournaldSink(sender=sender)
         self._server = femtomp.start_server(sink, name="shop", level="INFO")
         guardian = psutil.Process(self._server.pid)

@@ -176,8 +176,10 @@ class JournaldSink:
         What becomes of a dict or list: one field with JSON, or a field for each member
         (CART_ITEMS).
     sender : {"worker", "supervisor"}
-        "worker": where the supervisor is privileged, journald sees the worker as the
-        sender, so `_PID` and all other trusted fields are its own while it lives.
+        Who `_PID` and the other trusted fields are of. As root, the worker's are there
+        as well while it lives, as OBJECT_PID and so on; or, with "worker", instead: of
+        one that ends before journald reads its entry they are missing then, its unit
+        too, and `journalctl -u` does not show it.
     missing : {"refuse", "wait", "stderr"}
         What to do where journald has no socket when the server starts: fail, keep the
         records until there is one, or write lines with ``<priority>`` to stderr.
@@ -201,7 +203,7 @@ class JournaldSink:
     identifier: str | None = None
     prefix: str = ""
     nested: Literal["json", "fields"] = "json"
-    sender: Literal["worker", "supervisor"] = "worker"
+    sender: Literal["worker", "supervisor"] = "supervisor"
     missing: Literal["refuse", "wait", "stderr"] = "refuse"
     rate_limit: Literal["warn", "pace"] = "warn"
     level: int | str = 0

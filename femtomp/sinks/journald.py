@@ -21,6 +21,8 @@ import select
 import socket
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec.journald import Encoder
@@ -101,10 +103,13 @@ def open_driver(
     try:
         driver.connect()
     except OSError as exc:
-        if exc.errno in {errno.ECONNREFUSED, errno.EAGAIN}:
-            return driver
         name = errno.errorcode.get(exc.errno or 0, "?")
         problem = f"cannot reach {options.path}: {name} ({exc.strerror or exc})"
+        if exc.errno in {errno.ECONNREFUSED, errno.EAGAIN}:
+            # The kernel says the same of what no socket is and never will be.
+            if Path(options.path).is_socket():
+                return driver
+            problem = f"{problem}, it is no socket"
         if options.missing == "wait":
             _log.warning("JournaldSink: %s; records wait for it", problem)
             return driver
@@ -132,9 +137,9 @@ class _Journald:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLOUT)
-        self._senders = Senders() if options.sender == "worker" else None
+        self._senders = Senders(impersonate=options.sender == "worker")
         self._of_sender: Callable[[Resource, int], Sender | None] | None = None
-        if self._senders is not None and self._senders.may_name:
+        if self._senders.may_name:
             self._of_sender = self._senders.of
         self._budget: Budget | None = budget_of_unit(options.namespace)
         self._may_pace = options.rate_limit == "pace"
@@ -149,8 +154,7 @@ class _Journald:
         self._socket.connect(self._path)
 
     def write(self, batch: Sequence[Record]) -> Outcome:
-        if self._senders is not None:
-            self._senders.begin_batch()
+        self._senders.begin_batch()
         if self._suppressed and self._budget and self._budget.was_exceeded:
             self._suppressed.look()
         for accepted, record in enumerate(batch):
@@ -165,10 +169,10 @@ class _Journald:
             except OSError as exc:
                 return self._gone(exc, accepted)
             self._since_full += 1
+            self._full_since = None
             if self._budget is not None:
                 self._budget.spend(record.severity_number)
         self._failures = 0
-        self._full_since = None
         return Delivered()
 
     def _must_wait(self, record: Record) -> bool:
@@ -181,13 +185,16 @@ class _Journald:
 
     def _slow(self, accepted: int) -> RetryAfter:
         now = time.monotonic()
-        if accepted or self._full_since is None:
+        if self._full_since is None:
             self._full_since = now
         waited = now - self._full_since
         if waited < STUCK_S:
             return RetryAfter(
                 SLOW_DELAY_S, "journald is slow: its queue is full", accepted
             )
+        # Perhaps another has the path by now, and who had it will never read again.
+        with suppress(OSError):
+            self.connect()
         reason = f"journald has taken nothing for {waited:.0f} s: is it stopped?"
         return RetryAfter(STUCK_DELAY_S, reason, accepted)
 
@@ -203,6 +210,8 @@ class _Journald:
         sender = None
         if self._of_sender is not None:
             sender = self._of_sender(record.resource, record.timestamp)
+            if sender is not None and sender.field:
+                data, sender = data + sender.field, None
         try:
             if sender is None:
                 self._socket.send(data)
@@ -219,8 +228,7 @@ class _Journald:
             self._send(data, sender)
         except OSError as exc:
             if sender is not None and exc.errno in _NOT_THE_SENDER:
-                if self._senders is not None:
-                    self._senders.refused(sender, exc)
+                self._senders.refused(sender, exc)
                 self._deliver_with_care(data, None)
             elif exc.errno in _GONE:
                 self.connect()
@@ -233,6 +241,9 @@ class _Journald:
         if self._since_full >= LONG_QUEUE:
             time.sleep(REST_S)
         self._since_full = 0
+        self._await_room()
+
+    def _await_room(self) -> None:
         # A connected socket polls writable when the receiver's queue has room.
         if not self._poll.poll(POLL_TIMEOUT_S * 1000):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -249,6 +260,8 @@ class _Journald:
             self._send_memfd(data, sender)
 
     def _send_memfd(self, data: bytes, sender: Sender | None) -> None:
+        # Waited for first: for a full queue it would be written in vain, and again.
+        self._await_room()
         fd = _sealed(data)
         try:
             rights = fd.to_bytes(4, sys.byteorder)
@@ -262,8 +275,7 @@ class _Journald:
 
     def close(self) -> None:
         """Close the socket; what the kernel has queued is journald's."""
-        if self._senders is not None:
-            self._senders.close()
+        self._senders.close()
         if self._suppressed is not None:
             self._suppressed.close()
         self._socket.close()
@@ -288,7 +300,10 @@ def _sealed(data: bytes) -> int:
             rest = rest[os.write(fd, rest) :]
         # journald maps the file: from others than root it takes sealed ones only.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _ALL_SEALS)
-    except OSError:
+    except OSError as exc:
         os.close(fd)
-        raise
+        if exc.errno != errno.EFBIG:
+            raise
+        msg = "larger than a file may be here (LimitFSIZE=, ulimit -f)"
+        raise _NoMemfdError(msg) from exc
     return fd

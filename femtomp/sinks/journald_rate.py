@@ -38,6 +38,8 @@ _SECONDS: Final = {
     "us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0,
     "h": 3600.0, "hr": 3600.0, "d": 86400.0,
 }  # fmt: skip
+# journald says what it dropped with the unit's first message after the window.
+_TOLD_WITHIN: Final = 10
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
@@ -67,8 +69,16 @@ class Budget:
         groups = max(_GROUPS) + 1
         self._began = [-interval_s] * groups
         self._spent = [0] * groups
-        self.was_exceeded = False
-        """Whether more was ever sent than the limit allows."""
+        self._exceeded_at: float | None = None
+
+    @property
+    def was_exceeded(self) -> bool:
+        """Whether more was sent than the limit allows, some windows ago at most.
+
+        So long journald may still tell what it dropped.
+        """
+        at = self._exceeded_at
+        return at is not None and self._clock() - at < _TOLD_WITHIN * self.interval_s
 
     def is_spent(self, severity_number: int) -> bool:
         """Tell whether one more of this severity may be dropped now."""
@@ -84,12 +94,13 @@ class Budget:
         if now - self._began[group] >= self.interval_s:
             self._began[group] = now
             self._spent[group] = 0
-        elif self._spent[group] >= self.burst and not self.was_exceeded:
-            self._warn()
+        elif self._spent[group] >= self.burst:
+            if self._exceeded_at is None:
+                self._warn()
+            self._exceeded_at = now
         self._spent[group] += 1
 
     def _warn(self) -> None:
-        self.was_exceeded = True
         _log.warning(
             "journald may drop records: %s has logged more than %d messages in %g s, "
             "its LogRateLimitBurst. In the unit's [Service] section: "

@@ -1,15 +1,16 @@
-"""Who an entry is from: the worker itself, where the supervisor may say so.
+"""Whom an entry is about, for journald: its worker, where the supervisor may say so.
 
 journald takes `_PID` and all other trusted fields (`_COMM`, `_EXE`, `_SYSTEMD_UNIT`,
-...) from the process that the kernel names as a datagram's sender. A process with
-CAP_SYS_ADMIN may name another one, as long as that lives. In: a record's resource. Out:
-the ancillary data that names its worker, or None: then the supervisor is the sender,
-and the entry has fields of its own for the worker (`WORKER_PID`).
+...) from the process that the kernel names as a datagram's sender. Of root it takes the
+pid of another one besides, in the field OBJECT_PID, and adds what it knows of that
+(`OBJECT_COMM`, ...); and root may have the kernel name another one as the sender. In: a
+record's resource. Out: its worker as the `Sender` that is meant, or None: then the
+entry has its own fields for the worker (`WORKER_PID`), as all have, and no others.
 
 What must never happen: that a process which got a dead worker's pid is named. A worker
 is named only while a pidfd says that it lives, and if it was there before its record.
 
-https://www.man7.org/linux/man-pages/man7/unix.7.html (SCM_CREDENTIALS)
+systemd.journal-fields(7); unix(7) for SCM_CREDENTIALS
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ import os
 import signal
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Final, TypeAlias
-
-import psutil
 
 if TYPE_CHECKING:
     from femtomp.record import Resource
@@ -31,16 +31,25 @@ Ancillary: TypeAlias = tuple[int, int, bytes]
 # A descriptor each; workers beyond are not named. Those that have ended are known, too.
 MAX_SENDERS: Final = 256
 MAX_KNOWN: Final = 1024
+_SEEN: Final = "process.executable.path"
 _CREDENTIALS: Final = struct.Struct("iII")
-# A process's start time is known to a tick of 10 ms, the boot's to a second.
-_SLACK_S: Final = 1.5
+# A process's start is known to a tick of 10 ms, and clocks are slewed.
+_SLACK_S: Final = 0.05
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Senders:
-    """The workers that can be named, looked for once a worker, and once a batch."""
+    """The workers that can be named, looked for once a worker, and once a batch.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    impersonate : bool
+        Have the kernel name them as senders, and not only journald know their pids.
+    """
+
+    def __init__(self, *, impersonate: bool = False) -> None:
         self._may_name = os.geteuid() == 0
+        self._impersonate = impersonate
         self._known: dict[int, tuple[Resource, Sender | None]] = {}
         self._open = 0
         self._batch = 0
@@ -55,7 +64,7 @@ class Senders:
         return self._may_name
 
     def of(self, resource: Resource, timestamp_ns: int) -> Sender | None:
-        """Return what names a record's worker as the sender.
+        """Return a record's worker if it can be named.
 
         Parameters
         ----------
@@ -92,12 +101,33 @@ class Senders:
         if len(self._known) >= MAX_KNOWN:
             self.close()
         sender = None
+        if self._open >= MAX_SENDERS:
+            self._forget_the_dead()
         if self._open < MAX_SENDERS:
-            sender = _find(resource, timestamp_ns / 1e9)
+            sender = self._find(resource, timestamp_ns / 1e9)
             self._open += sender is not None
         found = resource, sender
         self._known[id(resource)] = found
         return found
+
+    def _find(self, resource: Resource, logged_at: float) -> Sender | None:
+        pid = resource.get("process.pid")
+        # The engine has seen the worker itself alive, in its own pid namespace: then
+        # this is in the resource, and not because the user's own attributes say it of
+        # all.
+        if type(pid) is not int or _SEEN not in resource or _SEEN in resource.brief:
+            return None
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        try:
+            if _began_at(pid) <= logged_at + _SLACK_S:
+                return Sender(pid, pidfd, impersonate=self._impersonate)
+        except OSError:
+            pass  # it has ended by now
+        os.close(pidfd)
+        return None
 
     def _forget(self, sender: Sender) -> None:
         sender.close()
@@ -105,6 +135,13 @@ class Senders:
         for key, (resource, known) in list(self._known.items()):
             if known is sender:
                 self._known[key] = resource, None
+
+    def _forget_the_dead(self) -> None:
+        # One that logs no more is met in no batch: a pool that recycles its workers
+        # would soon have no place for new ones.
+        for _, sender in list(self._known.values()):
+            if sender is not None and not sender.lives():
+                self._forget(sender)
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -121,21 +158,44 @@ class Sender:
     Attributes
     ----------
     ancillary : tuple
-        For `socket.sendmsg`.
+        For `socket.sendmsg`; empty if the supervisor stays the sender.
+    field : bytes
+        For the entry; empty if not.
     """
 
-    __slots__ = ("_pidfd", "ancillary", "batch")
+    __slots__ = (
+        "_impersonate",
+        "_pid",
+        "_pidfd",
+        "_user",
+        "ancillary",
+        "batch",
+        "field",
+    )
 
-    def __init__(self, pidfd: int, credentials: bytes) -> None:
+    def __init__(self, pid: int, pidfd: int, *, impersonate: bool) -> None:
+        self._pid = pid
         self._pidfd = pidfd
-        self.ancillary: tuple[Ancillary] = (
-            (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
-        )
+        self._impersonate = impersonate
         self.batch = 0
+        self.ancillary: tuple[Ancillary, ...] = ()
+        self.field = b"" if impersonate else b"OBJECT_PID=%d\n" % pid
+        self._user = 0
+        self._name()
+
+    def _name(self) -> None:
+        if not self._impersonate or self._user:
+            return
+        # It may be another user by now.
+        self._user, group = _ids(self._pid)
+        credentials = _CREDENTIALS.pack(self._pid, self._user, group)
+        self.ancillary = ((socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),)
 
     def lives(self) -> bool:
         """Tell whether the process is there, be it as a zombie."""
         try:
+            self._name()
+            # Asked last: what was read is of that very process.
             signal.pidfd_send_signal(self._pidfd, 0)
         except OSError:
             return False
@@ -146,21 +206,22 @@ class Sender:
         os.close(self._pidfd)
 
 
-def _find(resource: Resource, logged_at: float) -> Sender | None:
-    pid = resource.get("process.pid")
-    # The engine has seen the worker itself alive, in its own pid namespace.
-    if type(pid) is not int or "process.executable.path" not in resource:
-        return None
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return None
-    try:
-        process = psutil.Process(pid)
-        if process.create_time() <= logged_at + _SLACK_S:
-            user, group = process.uids().effective, process.gids().effective
-            return Sender(pidfd, _CREDENTIALS.pack(pid, user, group))
-    except (psutil.Error, OSError):
-        pass  # it has ended by now
-    os.close(pidfd)
-    return None
+def _began_at(pid: int) -> float:
+    """Return when a process was started, in seconds since the epoch."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # Field 22, proc_pid_stat(5): ticks since the boot. psutil adds them to the
+        # boot's time, which is known to a second only.
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / _TICKS_PER_S
+    return time.time() - age_s
+
+
+def _ids(pid: int) -> tuple[int, int]:
+    """Return the effective user and group of a process."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        lines = file.read().splitlines()
+    user, group = (
+        next(int(line.split()[2]) for line in lines if line.startswith(key))
+        for key in (b"Uid:", b"Gid:")
+    )
+    return user, group

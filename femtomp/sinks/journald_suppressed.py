@@ -21,6 +21,8 @@ INTERVAL_S: Final = 10.0
 # What may be written late is asked for twice.
 OVERLAP_S: Final = 60.0
 JOURNALCTL: Final = ("journalctl", "-q", "-o", "json")
+# Its answer is less than a pipe holds, or it would never end.
+BRIEF: Final = ("--output-fields=N_DROPPED", "--lines=100")
 
 _log: Final = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Suppressed:
         self._unit = unit
         beside = () if namespace is None else (f"--namespace={namespace}",)
         self._command = [
-            *command, *beside, f"MESSAGE_ID={DROPPED_ID}",
+            *command, *BRIEF, *beside, f"MESSAGE_ID={DROPPED_ID}",
             f"OBJECT_SYSTEMD_UNIT={unit}",
         ]  # fmt: skip
         self._asked_at = time.time()
@@ -77,7 +79,6 @@ class Suppressed:
             self._ask_at = float("inf")  # no journalctl here
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
-        # A few lines: less than a pipe holds, or journalctl would not have ended.
         output = process.communicate()[0]
         dropped = 0
         seen = set()

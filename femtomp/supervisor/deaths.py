@@ -54,10 +54,10 @@ class Deaths:
         self._poll = select.poll()
         self._look_at, self._count = 0.0, 0
 
-    def look(self, members: Mapping[str, Member]) -> None:
+    def look(self, members: Mapping[str, Member], *, at_last: bool = False) -> None:
         """Watch who is new, tell of who was killed since the last look."""
         now = time.monotonic()
-        if now < self._look_at and len(members) == self._count:
+        if now < self._look_at and len(members) == self._count and not at_last:
             return
         self._look_at, self._count = now + INTERVAL_S, len(members)
         for epoch in members.keys() - self._known:

@@ -36,6 +36,7 @@ from femtomp.lanes.spool import (
 )
 from femtomp.record import severity_number
 from femtomp.sinks.build import build
+from femtomp.supervisor import handed_over
 from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.deaths import Deaths
@@ -208,6 +209,7 @@ class Engine:
         if self._spool.control()[STATE] < State.STOPPING:  # told before it was ready
             self._poller.readmit()
             self._spool.set_control(STATE, State.RUNNING)
+        self._news.take(handed_over.take(self._spool.descriptor))
         for pump in self._pumps:
             pump.may_begin.set()
         return None
@@ -326,10 +328,15 @@ class Engine:
     def _make_way(self) -> int:
         """End behind the batches in hand: another engine goes on at the cursors."""
         deadline = time.monotonic() + _LEAVE_S
+        self._deaths.look(self._poller.members, at_last=True)
         for pump in self._pumps:
             pump.finish()
         for pump in self._pumps:
             pump.join(max(0.0, deadline - time.monotonic()))
+        try:
+            handed_over.leave(self._spool.descriptor, self._news.left())
+        except OSError as exc:
+            note("news", f"events that wait for a sink are not told: {exc}")
         if any(pump.is_alive() for pump in self._pumps):
             # What it has in hand is to blame for nothing.
             self._spool.set_control(ENGINE_ENDED, 0)
@@ -360,6 +367,9 @@ class Engine:
 
     def _drain(self, deadline: float | None) -> bool:
         """Deliver all there is; writers are told first that nobody will read on."""
+        # A program whose worker was killed often ends by that, and at once. Before the
+        # lanes of the dead are reaped, and while the sinks can still be told.
+        self._deaths.look(self._poller.members, at_last=True)
         self._poller.retire()
         for pump in self._pumps:
             pump.hurry()

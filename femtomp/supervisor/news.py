@@ -3,7 +3,7 @@
 In: a destination that takes nothing any more and one that does again, a worker that a
 signal ended. Out: records of femtomp's own, of no lane and counted nowhere, each to all
 sinks: one that is down gets it when it is back. They are kept in memory: what an engine
-did not tell when it died is not told.
+did not tell when it died is not told. One that makes way leaves it to the next.
 """
 
 from __future__ import annotations
@@ -66,8 +66,26 @@ class News:
         last = records[-1].uid if records else ""
         with self._lock:
             waiting = self._waiting[sink]
-            while waiting and waiting.popleft().uid != last:
-                pass
+            # Not there if newer ones have taken its place, and that of all older.
+            if any(record.uid == last for record in waiting):
+                while waiting.popleft().uid != last:
+                    pass
+
+    def left(self) -> dict[str, list[Any]]:
+        """Return what is still to be told, by sink, for the next engine."""
+        with self._lock:
+            return {
+                sink: [record._replace(resource=None) for record in waiting]  # type: ignore[arg-type]
+                for sink, waiting in self._waiting.items()
+            }
+
+    def take(self, left: Mapping[str, list[Any]]) -> None:
+        """Tell what the engine before this one has left."""
+        with self._lock:
+            for sink, waiting in self._waiting.items():
+                for fields in reversed(left.get(sink, ())):
+                    record = Record(*fields)._replace(resource=self._resource)
+                    waiting.appendleft(record)
 
     def worker_died(self, identity: Identity, cause: str) -> None:
         """Tell that a worker did not end by itself."""

@@ -251,7 +251,8 @@ class Pump(threading.Thread):
         if not records:
             return
         if self._finished:  # tried once
-            self._write(driver, records)
+            if not isinstance(self._write(driver, records), RetryAfter):
+                self._news.told(self.sink, records)
         elif self._deliver(driver, merge([], records)):
             self._news.told(self.sink, records)
 

@@ -16,7 +16,7 @@ import sys
 import threading
 from time import time_ns
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from femtomp.codec.wire import encode
 from femtomp.record import MAX_DEPTH
@@ -31,9 +31,7 @@ from femtomp.worker.by_record import (
 from femtomp.worker.capture import TASK, attributes
 from femtomp.worker.fork import mark
 from femtomp.worker.handler import WorkerHandler
-
-if TYPE_CHECKING:
-    from types import FrameType
+from femtomp.worker.standard import outer, task_name, untouched
 
 _DEBUG: Final = logging.DEBUG
 _INFO: Final = logging.INFO
@@ -57,24 +55,11 @@ _LogRecord = logging.LogRecord
 _NullHandler = logging.NullHandler
 
 
-def _untouched(name: str) -> object:
-    """Return a method of `logging.Logger`; what equals nothing, if it was replaced.
-
-    Sentry and New Relic have a `callHandlers` of their own there, Datadog `makeRecord`:
-    these must go on to see every record.
-    """
-    found = getattr(_Standard, name)
-    source = logging._srcfile  # noqa: SLF001
-    if type(found) is FunctionType and found.__code__.co_filename == source:
-        return found
-    return object()
-
-
-_call_handlers = _untouched("callHandlers")
-_handle = _untouched("handle")
-_make_record = _untouched("makeRecord")
-_log = _untouched("_log")
-_is_enabled_for = _untouched("isEnabledFor")
+_call_handlers = untouched("callHandlers")
+_handle = untouched("handle")
+_make_record = untouched("makeRecord")
+_log = untouched("_log")
+_is_enabled_for = untouched("isEnabledFor")
 
 
 class Logger:
@@ -304,7 +289,7 @@ class Logger:
         frame = _getframe(3)
         if not RESERVED.isdisjoint(extras):
             extras = extras.copy()
-            frame = _outer(frame, extras.pop("stacklevel", 1))
+            frame = outer(frame, extras.pop("stacklevel", 1))
             if not RESERVED.isdisjoint(extras):
                 return None
         for each in args:
@@ -336,7 +321,7 @@ class Logger:
             extras = attributes(extras, more, limits, cut)
             if cut:
                 return None
-        if _HAS_TASK and (task := _task_name()) is not None:
+        if _HAS_TASK and (task := task_name()) is not None:
             extras = {TASK: task, **extras}
         code = frame.f_code
         return encode((
@@ -347,37 +332,6 @@ class Logger:
             threading.get_ident(), threading.current_thread().name,
             extras or None, more or None,
         ))  # fmt: skip
-
-
-def _task_name() -> str | None:
-    """Return what a LogRecord's `taskName` would be.
-
-    Without a loop that runs, to ask for a task is an exception: 1 us.
-    """
-    asyncio: Any = _modules.get("asyncio")
-    if asyncio is None or not logging.logAsyncioTasks:  # type: ignore[attr-defined]
-        return None
-    if asyncio._get_running_loop() is None:  # noqa: SLF001
-        return None
-    task = asyncio.current_task()
-    return None if task is None else task.get_name()
-
-
-def _outer(frame: FrameType, stacklevel: int) -> FrameType:
-    """Return a caller's caller, as `logging.Logger.findCaller` counts them.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer.
-    """
-    while stacklevel > 1:
-        if frame.f_back is None:
-            raise ValueError
-        frame = frame.f_back
-        if not logging._is_internal_frame(frame):  # type: ignore[attr-defined]  # noqa: SLF001
-            stacklevel -= 1
-    return frame
 
 
 def _remake(name: str, fields: dict[str, Any]) -> Logger:

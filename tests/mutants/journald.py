@@ -63,12 +63,12 @@ JOURNALD: Final = (
     ),
     _one(
         "a pid that is used again", SENDERS,
-        "process.create_time() <= logged_at + _SLACK_S", "process",
+        "_began_at(pid) <= logged_at + _SLACK_S", "pid",
         f"{POOL}test_process_that_is_younger_than_the_record_is_not_its_sender",
     ),
     _one(
         "no worker is named", SENDERS, "os.geteuid() == 0", "False",
-        f"{POOL}test_worker_is_the_sender_while_it_lives",
+        f"{POOL}test_worker_is_named_while_it_lives",
     ),
     _one(
         "the pace is not kept", DRIVER, "and self._may_pace", "and False",

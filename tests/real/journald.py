@@ -150,6 +150,7 @@ class Journald:
         """End it with SIGTERM; the journal stays readable."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGCONT)  # a test may have failed
             self._process.wait(STOP_TIMEOUT_S)
 
     def kill(self) -> None:

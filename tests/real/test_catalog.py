@@ -148,3 +148,46 @@ def test_ordinary_ends_are_no_deaths(tmp_path) -> None:
             os.waitpid(pid, 0)
         until(lambda: b"killed by SIGKILL" in path.read_bytes(), "the crash is told")
     assert path.read_bytes().count(b'"femtomp.worker.died"') == 1
+
+
+def test_death_that_ends_the_program_is_told(tmp_path) -> None:
+    """A server that stops right after a worker was killed says so all the same."""
+    path = tmp_path / "app.jsonl"
+    with femtomp.start_server(femtomp.FileSink(path)) as server, Attached():
+        read, write = os.pipe()
+        pid = fork(log_and_wait, write)
+        os.read(read, 1)
+        assert server.flush(20)
+        logging.getLogger("shop").info("the engine has been there")
+        assert server.flush(20)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert path.read_bytes().count(b'"femtomp.worker.died"') == 1
+
+
+def test_death_is_told_to_a_sink_that_was_down_over_a_reconfiguration(
+    tmp_path,
+) -> None:
+    """What waits for a sink goes to the engine that follows, once."""
+    require("journald")
+    path = tmp_path / "app.jsonl"
+    with Journald() as journald:
+        sinks = [femtomp.JournaldSink(journald.socket), femtomp.FileSink(path)]
+        with femtomp.start_server(sinks) as server, Attached():
+            read, write = os.pipe()
+            pid = fork(log_and_wait, write)
+            os.read(read, 1)
+            logging.getLogger("shop").info("the engine has been there")
+            assert server.flush(20)
+            journald.stop()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            until(lambda: b"femtomp.worker.died" in path.read_bytes(), "it is told")
+            server.reconfigure([*sinks, femtomp.FileSink(tmp_path / "2", name="2")])
+            journald.start()
+            logging.getLogger("shop").info("it is back")
+            assert server.flush(20)
+        journald.sync()
+        died = f"MESSAGE_ID={MESSAGE_IDS['femtomp.worker.died']}"
+        assert len(journald.entries(died)) == 1
+    assert path.read_bytes().count(b'"femtomp.worker.died"') == 1

@@ -84,7 +84,11 @@ def test_journald_that_goes_and_comes_back_gets_all(tmp_path, how, held) -> None
                 getattr(journald, how)()
             gone_at = time.monotonic()
             wait_for(fork(log_all, 1, 1000))
-            until(lambda: len(lines(path)) >= 1100, "the file has all meanwhile")
+            until(
+                lambda: server.stats().sinks["file"].delivered >= 1100,
+                "the file has all meanwhile",
+            )
+            assert len(lines(path)) >= 1100
             until(lambda: time.monotonic() > gone_at + AWAY_S, "away", AWAY_S + 20)
             if how == "freeze":
                 os.kill(journald.pid, signal.SIGCONT)
@@ -98,8 +102,9 @@ def test_journald_that_goes_and_comes_back_gets_all(tmp_path, how, held) -> None
 
 
 @as_root
-def test_worker_is_the_sender_while_it_lives() -> None:
-    """`_PID` and the other trusted fields are the worker's own, then the supervisor's."""
+@pytest.mark.parametrize("sender", ["supervisor", "worker"])
+def test_worker_is_named_while_it_lives(sender) -> None:
+    """Trusted fields of the worker are there, beside the supervisor's or not."""
     require("journald")
     with Journald() as journald:
         read, write = os.pipe()
@@ -108,7 +113,8 @@ def test_worker_is_the_sender_while_it_lives() -> None:
             logging.getLogger("shop.worker").info("alive")
             os.read(read, 1)
 
-        with femtomp.start_server(JournaldSink(journald.socket)) as server, Attached():
+        sink = JournaldSink(journald.socket, sender=sender)
+        with femtomp.start_server(sink) as server, Attached():
             pid = fork(work)
             until(lambda: server.stats().sinks["journald"].delivered, "delivered")
             journald.sync()  # it reads /proc when it reads the entry
@@ -116,11 +122,34 @@ def test_worker_is_the_sender_while_it_lives() -> None:
             wait_for(pid)
         journald.sync()
         (entry,) = journald.entries("MESSAGE=alive")
-        assert (entry["_PID"], entry["WORKER_PID"]) == (str(pid), str(pid))
-        assert entry["_UID"] == str(os.geteuid())
-        assert "_EXE" in entry
+        prefix = "OBJECT_" if sender == "supervisor" else "_"
+        assert entry[f"{prefix}PID"] == entry["WORKER_PID"] == str(pid)
+        assert entry[f"{prefix}UID"] == str(os.geteuid())
+        assert f"{prefix}EXE" in entry
+        assert (entry["_PID"] == str(pid)) == (sender == "worker")
         os.close(read)
         os.close(write)
+
+
+@as_root
+def test_entry_with_all_fields_has_room_for_the_worker() -> None:
+    """An entry of more than 1,024 fields is dropped, and journald adds some itself."""
+    require("journald")
+    pid = os.getpid()
+    resource = Resource({"process.pid": pid, "process.executable.path": "/x"}, {})
+    record = make(
+        attributes={f"field_{n}": n for n in range(1025)},
+        resource=resource, timestamp=time.time_ns(), uid="all",
+    )  # fmt: skip
+    with Journald() as journald:
+        driver = open_driver(JournaldSink(journald.socket), stderr_fd=2, environ={})
+        assert driver.write([record]) == Delivered()
+        driver.close()
+        journald.sync()
+        (entry,) = journald.entries("LOG_RECORD_UID=all")
+    assert entry["OBJECT_PID"] == str(pid)
+    assert "OBJECT_COMM" in entry
+    assert "DROPPED_FIELDS" in entry
 
 
 def log_and_end():
@@ -146,7 +175,7 @@ def test_dead_workers_records_are_found_by_its_pid() -> None:
 
 @as_root
 @pytest.mark.parametrize(
-    ("age_s", "is_named"), [(0, True), (3600, False)], ids=["its own", "reused"]
+    ("age_s", "is_named"), [(0, True), (0.5, False)], ids=["its own", "reused"]
 )
 def test_process_that_is_younger_than_the_record_is_not_its_sender(
     age_s, is_named
@@ -158,10 +187,13 @@ def test_process_that_is_younger_than_the_record_is_not_its_sender(
     brief = {**BRIEF, "process.pid": pid}
     resource = Resource({**brief, "process.executable.path": "/x"}, brief)
     record = make(
-        resource=resource, timestamp=time.time_ns() - age_s * 10**9, uid=f"age-{age_s}"
+        resource=resource,
+        timestamp=time.time_ns() - int(age_s * 1e9),
+        uid=f"age-{age_s}",
     )
     with Journald() as journald:
-        driver = open_driver(JournaldSink(journald.socket), stderr_fd=2, environ={})
+        sink = JournaldSink(journald.socket, sender="worker")
+        driver = open_driver(sink, stderr_fd=2, environ={})
         assert driver.write([record]) == Delivered()
         journald.sync()
         os.write(write, b".")
@@ -181,26 +213,11 @@ def test_process_that_is_younger_than_the_record_is_not_its_sender(
 
 
 @as_root
-def test_supervisor_is_the_sender_if_wanted() -> None:
-    """With sender="supervisor" all entries have one `_PID`."""
-    require("journald")
-    resource = Resource({"process.pid": 1, "process.executable.path": "/x"})
-    with Journald() as journald:
-        sink = JournaldSink(journald.socket, sender="supervisor")
-        driver = open_driver(sink, stderr_fd=2, environ={})
-        record = make(resource=resource)
-        assert driver.write([record]) == Delivered()
-        driver.close()
-        journald.sync()
-        (entry,) = journald.entries(f"LOG_RECORD_UID={record.uid}")
-    assert entry["_PID"] == str(os.getpid())
-
-
-@as_root
 def test_without_the_capability_the_supervisor_is_the_sender() -> None:
     """In a container whose root may name nobody every record arrives all the same."""
     require("journald")
-    resource = Resource({"process.pid": os.getpid(), "process.executable.path": "/x"})
+    seen = {"process.pid": os.getpid(), "process.executable.path": "/x"}
+    resource = Resource(seen, {})
     records = [
         make(resource=resource, timestamp=time.time_ns(), uid=f"eperm-{n}")
         for n in range(3)
@@ -209,7 +226,7 @@ def test_without_the_capability_the_supervisor_is_the_sender() -> None:
         journald.base.chmod(0o755)
 
         def send():
-            sink = JournaldSink(journald.socket)
+            sink = JournaldSink(journald.socket, sender="worker")
             driver = open_driver(sink, stderr_fd=2, environ={})
             os.setresuid(65534, 65534, 65534)
             assert driver.write(records) == Delivered()

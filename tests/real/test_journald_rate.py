@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from femtomp.sinks import journald_suppressed
+from femtomp.sinks.journald_suppressed import DROPPED_ID, Suppressed
 from tests.components import require
+from tests.processes.harness import until
 from tests.real.journald import CONFIGURATION, Journald
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,13 +63,10 @@ def _group():
     require("journald")
     for place in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
         if Path(place, "cgroup.procs").exists() and os.access(place, os.W_OK):
-            group = Path(place, "system.slice", UNIT)
-            had_slice = group.parent.exists()
-            group.mkdir(parents=True)
+            group = Path(place, UNIT)  # in no slice, which others might remove
+            group.mkdir()
             yield str(group)
             group.rmdir()
-            if not had_slice:
-                group.parent.rmdir()
             return
     pytest.skip("no control group can be made here")
 
@@ -113,3 +114,70 @@ def test_what_journald_drops_is_noticed(journald, group) -> None:
         entry["N_DROPPED"] for entry in journald.entries(f"OBJECT_SYSTEMD_UNIT={UNIT}")
     ]
     assert f"journald has dropped {dropped} messages of {UNIT}" in said
+
+
+def test_more_suppressions_than_a_pipe_holds_are_read(monkeypatch) -> None:
+    """Of a short interval there are many: journalctl ends, and is asked again."""
+    require("journald")
+    monkeypatch.setattr(journald_suppressed, "INTERVAL_S", 0.01)
+    entry = (
+        f"MESSAGE={'x' * 500}\nMESSAGE_ID={DROPPED_ID}\nN_DROPPED=1\n"
+        f"OBJECT_SYSTEMD_UNIT={UNIT}\n"
+    )
+    with Journald() as journald:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
+            writer.connect(journald.socket)
+            for _ in range(300):
+                writer.send(entry.encode())
+        journald.sync()
+        (directory,) = (journald.base / "run/log/journal").iterdir()
+        command = ("journalctl", "-D", str(directory), "-q", "-o", "json")
+        suppressed = Suppressed(UNIT, command=command)
+
+        def answered():
+            suppressed.look()
+            return suppressed._seen
+
+        until(answered, "journalctl has answered")
+        suppressed.close()
+
+
+# As a unit's process it serves workers that have ended by the time journald is back.
+SERVE = """
+import os, sys
+group, socket, journald = sys.argv[1:]
+with open(group + "/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+import logging, signal, time
+import femtomp
+from tests.processes.harness import Attached, fork
+
+def work(write):
+    logging.getLogger("shop.worker").info("last words")
+    os.write(write, b".")
+    time.sleep(0.3)
+
+with femtomp.start_server(femtomp.JournaldSink(socket)) as server, Attached():
+    os.kill(int(journald), signal.SIGSTOP)
+    read, write = os.pipe()
+    workers = [fork(work, write) for _ in range(5)]
+    for pid in workers:
+        os.waitpid(pid, 0)
+    os.kill(int(journald), signal.SIGCONT)
+    assert server.flush(20)
+"""
+
+
+def test_unit_finds_what_its_workers_logged_before_they_ended(group) -> None:
+    """`journalctl -u` shows all, though journald could read no worker's /proc."""
+    with Journald() as journald:
+        served = subprocess.run(
+            [sys.executable, "-c", SERVE, group, journald.socket, str(journald.pid)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=60,
+        )
+        assert served.returncode == 0, served.stderr
+        journald.sync()
+        found = journald.journalctl("-o", "cat", "-u", UNIT, "LOGGER=shop.worker")
+    assert found.split(b"\n")[:-1] == [b"last words"] * 5

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import pickle
+import resource
 import socket
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from femtomp.config import JournaldSink
 from femtomp.errors import ConfigError
 from femtomp.sinks import Delivered, RetryAfter, journald
 from femtomp.sinks.journald import open_driver
+from femtomp.sinks.journald_rate import Budget
 from tests.records import batch, make
 
 datagram = Encoder().datagram
@@ -293,3 +295,70 @@ def test_options_that_are_pickled_stay_the_same() -> None:
     """A sink travels to the supervisor, and gets its name by `replace`."""
     sink = JournaldSink(namespace="a", prefix="SHOP_")
     assert replace(pickle.loads(pickle.dumps(sink)), name="j").path == sink.path
+
+
+def test_what_is_no_socket_is_refused(tmp_path) -> None:
+    """A directory or a file answers like a socket without journald, and is none."""
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (tmp_path, file):
+        with pytest.raises(ConfigError, match="it is no socket"):
+            open_driver(JournaldSink(str(path)), stderr_fd=2, environ={})
+
+
+def test_socket_that_replaced_a_stuck_one_is_found(
+    listener, driver, monkeypatch
+) -> None:
+    """Who holds the old one and does not read keeps nothing from the new one."""
+    monkeypatch.setattr(journald, "STUCK_S", 0.0)
+    stuck = listener.socket
+    assert driver.write(batch(1000)).accepted
+    listener.bind()
+    assert driver.write(batch(1)).accepted == 0
+    assert driver.write(batch(1)) == Delivered()
+    assert len(listener.receive()) == 1
+    stuck.close()
+
+
+def test_queue_that_was_full_long_ago_is_not_stuck(
+    listener, driver, monkeypatch
+) -> None:
+    """What was taken in between counts, though no batch ended with it."""
+    now = [0.0]
+    monkeypatch.setattr(journald.time, "monotonic", lambda: now[0])
+    driver._budget = Budget("shop.service", 30.0, 20, clock=lambda: now[0])
+    driver._may_pace = True
+    driver.write(batch(12))
+    assert driver.write(batch(1)).reason.endswith("queue is full")
+    listener.receive()
+    paced = driver.write(batch(1000))
+    assert (paced.reason, paced.accepted) == ("", 9)
+    while driver._poll.poll(0):
+        driver._socket.send(b"another's")
+    now[0] = 3600.0
+    assert driver.write(batch(1)).reason == "journald is slow: its queue is full"
+
+
+def test_entry_above_the_limit_of_files_is_refused_and_others_pass(
+    listener, driver
+) -> None:
+    """What no memfd may ever hold does not hold up what is behind it."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    driver._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limit[1]))
+    try:
+        outcome = driver.write([make(body="x" * 100_000), make()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert outcome.accepted == 1
+    assert list(outcome.refused.values()) == [1]
+    assert "ulimit -f" in next(iter(outcome.refused))
+
+
+def test_no_memfd_is_written_for_a_full_queue(listener, driver, monkeypatch) -> None:
+    """While journald is stopped a large record costs no more than a small one."""
+    driver._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    driver.write(batch(1000))
+    monkeypatch.setattr(journald, "_sealed", lambda _: pytest.fail("written"))
+    outcome = driver.write([make(body="x" * 1_000_000)])
+    assert outcome.reason == "journald is slow: its queue is full"

@@ -114,6 +114,21 @@ def test_window_ends(caplog) -> None:
     assert not caplog.messages
 
 
+def test_what_was_dropped_is_asked_for_some_windows_long() -> None:
+    """A burst of once is no reason to ask the journal for ever."""
+    clock = [1000.0]
+    budget = Budget("shop.service", 30, 2, lambda: clock[0])
+    for _ in range(2):
+        budget.spend(9)
+    assert not budget.was_exceeded
+    budget.spend(9)
+    assert budget.was_exceeded
+    clock[0] += 250
+    assert budget.was_exceeded
+    clock[0] += 100
+    assert not budget.was_exceeded
+
+
 @pytest.mark.parametrize("choice", ["pace", "warn"])
 def test_driver_keeps_what_is_above_the_limit_if_told_to(
     tmp_path, monkeypatch, choice

@@ -81,3 +81,14 @@ def test_sink_that_goes_up_and_down_is_not_told_each_time(news) -> None:
     outage.begin("gone", 100.0 + INTERVAL_S)
     outage.end(101.0 + INTERVAL_S)
     assert len(told(news, "b")) == 4
+
+
+def test_what_came_while_a_sink_was_told_is_kept() -> None:
+    """Of more than is kept, during a long outage, the newest are told after it."""
+    news = News(["journald"], {})
+    news.sink_down("journald", "it is stopped")
+    first = news.of("journald", 0)
+    for number in range(MAX_WAITING):
+        news.sink_down("otlp", str(number))
+    news.told("journald", first)
+    assert len(news.of("journald", 0)) == MAX_WAITING
