@@ -29,7 +29,13 @@ def work(number, kill=False):
 
 
 def main(processes):
-    dask.config.set({"distributed.scheduler.allowed-failures": 10})
+    dask.config.set(
+        {
+            "distributed.scheduler.allowed-failures": 10,
+            # A cluster drops a worker's place that is down now and was so then.
+            "distributed.deploy.lost-worker-timeout": "1h",
+        }
+    )
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=2, processes=processes, dashboard_address=""
@@ -46,6 +52,8 @@ def main(processes):
                 assert (
                     client.submit(work, number, kill=True, key=key).result() == number
                 )
+            # Dask does not like to end while a nanny starts a worker.
+            client.wait_for_workers(2)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,9 @@ class DataLoader:
         finally:
             for worker, items in workers:
                 items.put(None)
+                # One that was killed may have had the lock of the others' queue.
+                worker.join(5)
+                worker.terminate()
                 worker.join()
 
     def _results(self, results, workers):

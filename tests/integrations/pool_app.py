@@ -41,10 +41,12 @@ def processes(context):
 
 
 def pool(context):
-    """Workers that are replaced after three tasks, and terminated at the end."""
+    """Workers that are replaced after three tasks, or die, and are terminated."""
     with context.Pool(4, maxtasksperchild=3) as made:
+        for _ in range(10):
+            made.apply_async(work, (10, True))  # of which nothing is ever heard
         made.map(work, [250] * 40, chunksize=1)
-    return 0
+    return 10
 
 
 def executor(context):
@@ -64,9 +66,11 @@ def manager(context):
     """A manager's own process, and tasks that use it."""
     with context.Manager() as made, context.Pool(2) as workers:
         kept = made.list([1])
-        workers.map(work, [100] * 4)
+        for _ in range(10):
+            workers.apply_async(work, (10, True))
+        workers.map(work, [250] * 40, chunksize=1)
         assert list(kept) == [1]
-    return 0
+    return 10
 
 
 def nested(context):

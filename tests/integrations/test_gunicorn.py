@@ -360,8 +360,11 @@ def test_gunicorn_23_works_too(tmp_path) -> None:
     """The oldest version in wide use: kills, a reload, and the same records."""
     gunicorn = started(tmp_path, "--workers=3", path=OLD)
     with gunicorn:
+        await_pids(gunicorn.port, 3)
+        kills = burst(gunicorn, KILLS)
+        while len(returned(gunicorn.ledgers)) < RECORDS:
+            burst(gunicorn, 0, 8)
         old = await_pids(gunicorn.port, 3)
-        kills = burst(gunicorn, 5, 100)
         gunicorn.signal(signal.SIGHUP)
         await_pids(gunicorn.port, 3, but=old)
         assert gunicorn.terminate() == 0
