@@ -111,7 +111,7 @@ def test_logs_of_a_gunicorn_worker_have_its_spans_ids(
 
 def test_logs_of_a_celery_task_have_its_spans_ids(place, tmp_path) -> None:
     """So has each task's, in the processes of a real prefork pool."""
-    pytest.importorskip("celery")
+    require("celery")
     environ = {
         **os.environ,
         **place.environ,
