@@ -291,7 +291,9 @@ def basic_config(
     """Set up everything in one line: use or start a server, then log to it.
 
     A server that this process started is used again: running a notebook's cell twice is
-    harmless.
+    harmless. So is one that the parent started, or `femtomp run`, whose address is in
+    `FEMTOMP_SPOOL`; then the arguments do not count, and `stop` of what is returned only
+    flushes.
 
     Parameters
     ----------
@@ -312,9 +314,10 @@ def basic_config(
     >>> server.stop().drained
     True
     """
-    from femtomp.supervisor.start import running
+    from femtomp.supervisor.start import attach, running
+    from femtomp.worker.sender import queue
 
-    server = running()
+    server = running() or attach(queue, _init_for)
     if server is None:
         server = start_server(sinks, level=level, **options)
     worker_init(level, spool=server.spool, force=force)

@@ -17,8 +17,6 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-import ray
-
 import femtomp
 
 _IDS: Final = {
@@ -40,8 +38,14 @@ def setup() -> None:
     femtomp.worker_init()
 
 
+def _context() -> Any:
+    import ray  # it changes logging, and is there in Ray's workers
+
+    return ray.get_runtime_context()
+
+
 def _who() -> dict[str, str]:
-    context = ray.get_runtime_context()
+    context = _context()
     worker, node = context.get_worker_id(), context.get_node_id()
     return {
         "femtomp.worker.name": f"ray-{worker[:8]}",
@@ -54,7 +58,7 @@ class _Handler(femtomp.WorkerHandler):
     """Adds the ids of the task or actor that this thread is working for."""
 
     def handle(self, record: logging.LogRecord) -> Any:
-        context = ray.get_runtime_context()
+        context = _context()
         said = {name: getattr(context, ask)() for name, ask in _IDS.items()}
         with femtomp.log_context(**{k: v for k, v in said.items() if v is not None}):
             return super().handle(record)

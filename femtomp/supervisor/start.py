@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.errors import AlreadyStartedError, SpoolError
 from femtomp.lanes.liveness import boot_id, start_ticks
+from femtomp.lanes.lock import is_orphaned
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.supervisor.adoption import Taken, Wanted, adopt, create
 from femtomp.supervisor.launch import Launcher, launch
@@ -158,13 +159,44 @@ def running() -> Server | None:
     return _running if _running is not None and _running.is_mine() else None
 
 
+def attach(
+    make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
+    make_init: Callable[[str], Callable[..., None]],
+) -> Server | None:
+    """Return a handle on the server whose address was inherited, if it is served."""
+    spool = _inherited()
+    if spool is None:
+        return None
+    try:
+        is_served = not is_orphaned(spool)
+    except OSError:
+        is_served = True  # its locks are not for this user to look at
+    if not is_served:
+        spool.close()
+        return None
+    return _handle(spool, make_queue, make_init)
+
+
 def _attach_in_child(
     make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
     make_init: Callable[[str], Callable[..., None]],
 ) -> Server | None:
     """Return a handle on the server of this `multiprocessing` child's parent."""
+    spool = _inherited() if _is_multiprocessing_child() else None
+    if spool is None:
+        return None
+    warnings.warn(
+        "start_server() was called in a multiprocessing child, which is now attached "
+        'to its parent\'s server: put the call under `if __name__ == "__main__":`',
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return _handle(spool, make_queue, make_init)
+
+
+def _inherited() -> Spool | None:
     path = os.environ.get(SPOOL_VARIABLE)
-    if not path or not _is_multiprocessing_child():
+    if not path:
         return None
     try:
         spool = Spool(path)
@@ -173,12 +205,15 @@ def _attach_in_child(
     if spool.control()[STATE] != State.RUNNING:
         spool.close()
         return None
-    warnings.warn(
-        "start_server() was called in a multiprocessing child, which is now attached "
-        'to its parent\'s server: put the call under `if __name__ == "__main__":`',
-        RuntimeWarning,
-        stacklevel=4,
-    )
+    return spool
+
+
+def _handle(
+    spool: Spool,
+    make_queue: Callable[[str, Mapping[str, Any] | None], Queue],
+    make_init: Callable[[str], Callable[..., None]],
+) -> Server:
+    path = spool.path
     return Server(
         spool, None, queue=make_queue(path, None), worker_init=make_init(path)
     )

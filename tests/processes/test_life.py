@@ -252,3 +252,34 @@ def test_basic_config_is_one_line_and_may_be_run_twice(tmp_path):
         root.setLevel(level)
         server.stop()
     assert [r["body"] for r in lines(tmp_path / "a")] == ["once"]
+
+
+CONFIGURED = """
+import logging, os, sys
+import femtomp
+server = femtomp.basic_config(femtomp.FileSink(sys.argv[1]))
+logging.info("from the child")
+assert server.stop().drained
+print(server.pid, server.spool)
+"""
+
+
+def configured(path):
+    """Run a program that calls `basic_config`; give its server's pid and spool."""
+    done = subprocess.run(
+        [sys.executable, "-c", CONFIGURED, path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    pid, spool = done.stdout.split(maxsplit=1)
+    return int(pid), spool.strip()
+
+
+def test_basic_config_attaches_where_a_server_lives(tmp_path, monkeypatch):
+    """A child process logs to its parent's server, and starts one if that is gone."""
+    with femtomp.start_server(femtomp.FileSink(tmp_path / "a")) as server:
+        assert configured(tmp_path / "b") == (0, str(server.spool))
+        assert [r["body"] for r in lines(tmp_path / "a")] == ["from the child"]
+    monkeypatch.setenv("FEMTOMP_SPOOL", str(server.spool))
+    pid, _ = configured(tmp_path / "b")
+    assert pid
+    assert [r["body"] for r in lines(tmp_path / "b")] == ["from the child"]

@@ -351,3 +351,18 @@ def test_an_interpreter_that_ends_at_once_warns_of_nothing(tmp_path):
     assert done.returncode == 0
     assert done.stderr == ""
     assert lines(tmp_path / "a")
+
+
+def test_basic_config_of_a_child_does_not_wait_for_a_pair_that_is_dead(tmp_path):
+    """An address whose server nobody serves is no server: it starts its own."""
+    program = (
+        "import logging, os, sys, femtomp\n"
+        "server = femtomp.basic_config(femtomp.FileSink(sys.argv[1]), name='own')\n"
+        "logging.info('from the child')\n"
+        "sys.exit(not (server.pid and server.stop().drained))\n"
+    )
+    with femtomp.start_server(femtomp.FileSink(tmp_path / "a")) as server:
+        kill_pair(server)
+        child = [sys.executable, "-c", program, tmp_path / "b"]
+        assert subprocess.run(child, timeout=60).returncode == 0
+    assert [r["body"] for r in lines(tmp_path / "b")] == ["from the child"]
