@@ -291,9 +291,9 @@ def basic_config(
     """Set up everything in one line: use or start a server, then log to it.
 
     A server that this process started is used again: running a notebook's cell twice is
-    harmless. So is one that the parent started, or `femtomp run`, whose address is in
-    `FEMTOMP_SPOOL`; then the arguments do not count, and `stop` of what is returned only
-    flushes.
+    harmless. So is a parent's, or that of `femtomp run`, whose address is in
+    `FEMTOMP_SPOOL`: then the arguments do not count, and `stop` of what is returned
+    only flushes.
 
     Parameters
     ----------
