@@ -358,6 +358,21 @@ def test_nothing_is_enabled_without_a_server(monkeypatch) -> None:
         LoggerProvider()
 
 
+@pytest.mark.parametrize("missing", ["ignore", "stderr"])
+def test_server_that_starts_later_is_found(tmp_path, monkeypatch, missing) -> None:
+    """As by handlers of logging: the first one, and the one after it."""
+    monkeypatch.delenv("FEMTOMP_SPOOL", raising=False)
+    logger = LoggerProvider(missing=missing).get_logger("shop")
+    logger.emit(body="nobody hears it")
+    path = tmp_path / "app.jsonl"
+    for number in range(2):
+        with femtomp.start_server(femtomp.FileSink(path)):
+            assert logger.enabled()
+            logger.emit(body=f"server {number}")
+    found = [r["body"] for r in lines(path) if r["logger"] == "shop"]
+    assert found == ["server 0", "server 1"]
+
+
 def test_records_are_said_without_a_server(monkeypatch, capfd) -> None:
     """With missing="stderr" they are lines there."""
     monkeypatch.delenv("FEMTOMP_SPOOL", raising=False)
