@@ -120,13 +120,14 @@ class LoggerProvider(api.LoggerProvider):
             Take the ids of the span that is active at the call. False: only those of a
             context that the call is given.
         """
-        if not isinstance(name, str) or not name:
-            say(f"a logger's name must be a text that is not empty, not {name!r}")
+        given = "" if name is None else text(name)
+        if not issubclass(type(name), str) or not given:
+            say(f"a logger's name must be a text that is not empty, not {given!r}")
         scope = (
-            name if type(name) is str else text(name or ""),
+            given,
             None if version is None else text(version),
             None if schema_url is None else text(schema_url),
-            plain(dict(attributes)) if attributes else None,
+            _of_scope(attributes),
         )
         key = (*scope[:3], repr(scope[3]), bool(include_trace_context))
         found = self._loggers.get(key)
@@ -314,6 +315,14 @@ class _Parts(NamedTuple):
     attributes: Mapping[str, Any] | None = None
     event_name: str | None = None
     exception: BaseException | None = None
+
+
+def _of_scope(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    try:
+        return plain(dict(attributes)) if attributes else None
+    except Exception as exc:
+        say(f"a logger goes without its attributes: {described(exc)}")
+        return None
 
 
 def _nanoseconds(given: int) -> int:

@@ -317,6 +317,23 @@ def test_bad_input_is_a_record_and_no_exception(logger, records, given) -> None:
     assert records[1].body == "after"
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": Hostile()},
+        {"name": "shop", "version": Hostile(), "schema_url": Hostile()},
+        {"name": "shop", "attributes": 7},
+        {"name": "shop", "attributes": ["a", "b"]},
+        {"name": "shop", "attributes": NoMapping(k=1)},
+    ],
+    ids=_name,
+)
+def test_bad_scope_gives_a_working_logger(provider, records, given) -> None:
+    """What cannot be read of a scope is left out, and its records are kept."""
+    provider.get_logger(**given).emit(body="kept")
+    assert [record.body for record in records] == ["kept"]
+
+
 def test_attributes_are_limited_and_counted(logger, records) -> None:
     """Attributes beyond the limit are left out, and their number is said."""
     logger.emit(attributes={f"k{n}": n for n in range(200)})
