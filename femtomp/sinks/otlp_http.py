@@ -64,6 +64,8 @@ class Poster:
             self._of_1_45(client)
         else:
             self._of_1_39(exporter)
+        # Else requests reads all there is of a redirect's reply, to follow it or not.
+        self._session.get_redirect_target = _nowhere
         known_timeout_s(self._timeout_s)
         if url.startswith("https://"):
             cert = self._tls["cert"]
@@ -143,6 +145,10 @@ class Poster:
         except (OSError, ValueError):
             return bytes(body), True
         return bytes(body), False
+
+
+def _nowhere(_: Any) -> None:
+    """Tell where a redirect leads: it is an answer, and not followed."""
 
 
 def _compressions() -> dict[str, Any]:
