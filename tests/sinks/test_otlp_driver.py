@@ -327,6 +327,8 @@ def test_hosts_that_fail_together_do_not_come_back_together(asked) -> None:
         ("http://c/base", "http://c/base/v1/logs"),
         ("http://c:4318/v1/logs", "http://c:4318/v1/logs"),
         ("http://c:4318/v1/logs/", "http://c:4318/v1/logs"),
+        ("http://c/v1/logs?key=a/b", "http://c/v1/logs?key=a/b"),
+        ("http://c/base/?key=1", "http://c/base/v1/logs?key=1"),
     ],
 )
 def test_http_endpoint_is_a_base_url(endpoint, url) -> None:
