@@ -42,6 +42,8 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.worker.by_record", "_mapping"): "an `extra` that is no mapping",
     ("femtomp.worker.by_record", "_value"): "a lambda, which may raise anything",
     ("femtomp.worker.identity", "_instance_id"): "whatever tracer provider is set",
+    ("femtomp.otel.logs", "_of_scope"): "a mapping's own code",
+    ("femtomp.worker.carry", "_current_trace"): "__str__ of baggage's values",
     ("femtomp.otel.logs", "Logger.emit"): "any code of a record's own values",
     # The sink call: its fault must not end the others.
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",

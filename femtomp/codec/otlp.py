@@ -24,7 +24,7 @@ https://opentelemetry.io/docs/specs/otlp/, https://protobuf.dev/programming-guid
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec.resources import ByResource
 from femtomp.record import Record, Resource, scrubbed
@@ -114,13 +114,13 @@ def encode_request(batch: Sequence[Record], observed_time_unix_nano: int) -> byt
     """
     observed = _fixed64(0x59, observed_time_unix_nano)
     # id() of a resource: its object, and for each scope its header and its records.
-    workers: dict[int, tuple[Resource, dict[str, tuple[Record, list[bytes]]]]] = {}
+    workers: dict[int, tuple[Resource, dict[Any, tuple[Record, list[bytes]]]]] = {}
     for record in batch:
         worker = workers.get(id(record.resource))
         if worker is None:
             worker = workers[id(record.resource)] = (record.resource, {})
         # A scope's attributes cannot be hashed; its repr holds them.
-        key = record.logger if record.scope is None else repr(record.scope)
+        key = record.logger if record.scope is None else (repr(record.scope),)
         scope = worker[1].get(key)
         if scope is None:
             scope = worker[1][key] = (record, [])

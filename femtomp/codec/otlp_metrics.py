@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 SCOPE: Final = "femtomp"
+_INT64: Final = 1 << 63
 
 
 class Sizes(NamedTuple):
@@ -117,12 +118,16 @@ def _set(message: Any, value: float | Sizes) -> None:
 def _put(pairs: Any, attributes: Mapping[str, Any]) -> None:
     for key, value in attributes.items():
         pair = pairs.add()
-        pair.key = key
+        pair.key = _text(key)
         if isinstance(value, bool):
             pair.value.bool_value = value
-        elif isinstance(value, int):
+        elif isinstance(value, int) and -_INT64 <= value < _INT64:
             pair.value.int_value = value
         elif isinstance(value, float):
             pair.value.double_value = value
         else:
-            pair.value.string_value = str(value)
+            pair.value.string_value = _text(str(value))
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

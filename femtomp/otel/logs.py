@@ -92,7 +92,6 @@ class LoggerProvider(api.LoggerProvider):
         missing: Missing = "raise",
     ) -> None:
         self._handler: Final = worker_handler(spool=spool, missing=missing)
-        self._missing: Final = missing
         self._least: Final = int(severity_number)
         self._loggers: dict[Any, Logger] = {}
 
@@ -121,13 +120,14 @@ class LoggerProvider(api.LoggerProvider):
             Take the ids of the span that is active at the call. False: only those of a
             context that the call is given.
         """
-        if not isinstance(name, str) or not name:
-            say(f"a logger's name must be a text that is not empty, not {name!r}")
+        given = "" if name is None else text(name)
+        if not issubclass(type(name), str) or not given:
+            say(f"a logger's name must be a text that is not empty, not {given!r}")
         scope = (
-            name if type(name) is str else text(name or ""),
+            given,
             None if version is None else text(version),
             None if schema_url is None else text(schema_url),
-            plain(dict(attributes)) if attributes else None,
+            _of_scope(attributes),
         )
         key = (*scope[:3], repr(scope[3]), bool(include_trace_context))
         found = self._loggers.get(key)
@@ -166,7 +166,7 @@ class Logger(api.Logger):
     ) -> None:
         super().__init__(*scope)
         self._handler: Final = provider._handler  # noqa: SLF001 - one module
-        self._is_ignored: Final = provider._missing == "ignore"  # noqa: SLF001
+        self._is_ignored: Final = self._handler._missing == "ignore"  # noqa: SLF001
         self._least: Final = provider._least  # noqa: SLF001
         self._includes: Final = bool(include_trace_context)
         self._scope: Final = scope if any(scope[1:]) else None
@@ -202,6 +202,8 @@ class Logger(api.Logger):
         exception : BaseException, optional
             Becomes the attributes exception.*, but for those that are given.
         """
+        if not self._is_heard():
+            return
         try:
             if record is not None:
                 parts = self._of_record(getattr(record, "log_record", record))
@@ -221,8 +223,7 @@ class Logger(api.Logger):
             payload = self._payload(_Parts(body=text(body), attributes=problem), 0)
         if not mark[0]:
             catch_up()
-        if self._handler.spool is not None or not self._is_ignored:
-            self._handler.keep_anew(payload)
+        self._handler.keep_anew(payload)
 
     def enabled(
         self,
@@ -232,10 +233,15 @@ class Logger(api.Logger):
         event_name: str | None = None,  # noqa: ARG002
     ) -> bool:
         """Tell whether a record of this severity would be kept at all."""
-        if self._handler.spool is None and self._is_ignored:
+        if not self._is_heard():
             return False
         number = _severity(severity_number)
         return not 0 < number < self._least
+
+    def _is_heard(self) -> bool:
+        """Tell whether anything is done with records; a server may start later."""
+        way = self._handler
+        return not self._is_ignored or way.spool is not None or way.address is not None
 
     def _of_record(self, record: Any) -> _Parts:
         """Take a LogRecord apart; it read the context when it was made."""
@@ -309,6 +315,14 @@ class _Parts(NamedTuple):
     attributes: Mapping[str, Any] | None = None
     event_name: str | None = None
     exception: BaseException | None = None
+
+
+def _of_scope(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    try:
+        return plain(dict(attributes)) if attributes else None
+    except Exception as exc:
+        say(f"a logger goes without its attributes: {described(exc)}")
+        return None
 
 
 def _nanoseconds(given: int) -> int:

@@ -128,6 +128,8 @@ class SpanProcessor(sdk.SpanProcessor):
                 scope.attributes,
             )
         )
+        if not logger.enabled():
+            return
         fields = self._of(span) if self._has_fields else {}
         # Without the span that is active now: it is the parent of this one.
         token = attach(set_span_in_context(NonRecordingSpan(of)))

@@ -141,8 +141,11 @@ def http_endpoint(endpoint: str | None, signal: Signal = "logs") -> str | None:
     if endpoint is None:
         return None
     path = HTTP_PATHS[signal]
-    base = endpoint.rstrip("/")
-    return base if base.endswith(path) else base.removesuffix("/v1/logs") + path
+    base, mark, query = endpoint.partition("?")
+    base = base.rstrip("/")
+    if not base.endswith(path):
+        base = base.removesuffix("/v1/logs") + path
+    return base + mark + query
 
 
 def open_driver(options: OTLPSink, *, environ: Mapping[str, str]) -> Driver:

@@ -13,6 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from femtomp.errors import ConfigError
+from femtomp.otlp_options import MAX_TIMEOUT_S
+from femtomp.sinks.otlp_tls import check_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +64,13 @@ class Poster:
             self._of_1_45(client)
         else:
             self._of_1_39(exporter)
+        # Else requests reads all there is of a redirect's reply, to follow it or not.
+        self._session.get_redirect_target = _nowhere
+        known_timeout_s(self._timeout_s)
+        if url.startswith("https://"):
+            cert = self._tls["cert"]
+            pair = cert if isinstance(cert, tuple) else (cert, None)
+            check_files(self._tls["verify"], pair[1], pair[0])
         try:
             request = requests.Request("POST", url, headers=self._headers)
             self._session.prepare_request(request)
@@ -138,6 +147,10 @@ class Poster:
         return bytes(body), False
 
 
+def _nowhere(_: Any) -> None:
+    """Tell where a redirect leads: it is an answer, and not followed."""
+
+
 def _compressions() -> dict[str, Any]:
     import gzip
     import zlib
@@ -152,6 +165,21 @@ def header_values(exporter: Any) -> list[str]:
     headers = headers or {}
     pairs = headers.items() if hasattr(headers, "items") else headers
     return [str(value) for _, value in pairs]
+
+
+def known_timeout_s(given: float) -> None:
+    """Check what came from a variable, perhaps: sockets take no other time.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not 0 < given <= MAX_TIMEOUT_S:  # nor NaN
+        msg = (
+            "OTLPSink: OTEL_EXPORTER_OTLP_TIMEOUT must be seconds, more than 0 and at "
+            f"most {MAX_TIMEOUT_S:g}, not {given!r}"
+        )
+        raise ConfigError(msg)
 
 
 def unknown_exporter(package: str) -> ConfigError:

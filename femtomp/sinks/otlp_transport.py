@@ -10,6 +10,7 @@ to them, so it is looked for at construction, here and nowhere else.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from email.utils import parsedate_to_datetime
 from importlib import import_module
@@ -17,7 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from femtomp.errors import ConfigError
-from femtomp.sinks.otlp_http import Poster, header_values, unknown_exporter
+from femtomp.sinks.otlp_http import (
+    Poster,
+    header_values,
+    known_timeout_s,
+    unknown_exporter,
+)
+from femtomp.sinks.otlp_tls import check_files, files_meant
 from femtomp.sinks.secrets import credentials, hide, masked
 
 if TYPE_CHECKING:
@@ -118,7 +125,9 @@ class HttpTransport:
 
         hide([*(options.headers or {}).values(), *credentials(endpoint or "")])
         wanted = options.compression
-        self._exporter: Any = _exporter("http", signal)(
+        self._exporter: Any = _exporter(
+            "http",
+            signal,
             endpoint=endpoint,
             headers=dict(options.headers) if options.headers else None,
             certificate_file=_path(options.certificate_file),
@@ -197,7 +206,9 @@ class GrpcTransport:
         kinds = {"gzip": Compression.Gzip, "deflate": Compression.Deflate}
         wanted = options.compression
         self._rpc_error: type[Exception] = RpcError
-        self._exporter: Any = _exporter("grpc", signal)(
+        self._exporter: Any = _exporter(
+            "grpc",
+            signal,
             endpoint=options.endpoint,
             credentials=_grpc_credentials(options),
             # gRPC refuses capital letters in names of metadata.
@@ -211,6 +222,9 @@ class GrpcTransport:
         known = all(hasattr(self._exporter, name) for name in ("_headers", "_timeout"))
         if not known or not hasattr(channel, "unary_unary"):
             raise unknown_exporter(_GRPC_PACKAGE)
+        known_timeout_s(self._exporter._timeout)  # noqa: SLF001
+        if not getattr(self._exporter, "_insecure", False):
+            check_files(*files_meant(options, os.environ, signal))
         self._export: Any = channel.unary_unary(_GRPC_METHODS[signal])
 
     def send(self, data: bytes) -> Answer:
@@ -233,9 +247,14 @@ class GrpcTransport:
         self._exporter.shutdown()
 
 
-def _exporter(protocol: Literal["http", "grpc"], signal: Signal) -> Any:
+def _exporter(protocol: Literal["http", "grpc"], signal: Signal, **options: Any) -> Any:
     module, name = _EXPORTERS[signal]
-    return getattr(import_module(f"{_PACKAGE}.{protocol}.{module}"), name)
+    make = getattr(import_module(f"{_PACKAGE}.{protocol}.{module}"), name)
+    try:
+        return make(**options)
+    except Exception as exc:  # whatever their makers raise for a variable
+        msg = f"OTLPSink: an option or an OTEL_* variable cannot be used: {exc}"
+        raise ConfigError(msg) from exc
 
 
 def _grpc_credentials(options: OTLPSink) -> Any:

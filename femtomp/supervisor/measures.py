@@ -44,11 +44,14 @@ class Reading(NamedTuple):
 
     Attributes
     ----------
+    kept : int
+        Records that workers kept. Not of the sinks' figures, which go with a sink.
     since, engine_since : int
         When the server's figures were 0, and those of its engine's flows.
     """
 
     stats: ServerStats
+    kept: int
     components: Mapping[str, Component]
     since: int
     engine_since: int
@@ -62,7 +65,6 @@ def metrics_of(reading: Reading) -> list[Metric]:
 
 def _of_workers(reading: Reading) -> list[Metric]:
     stats, since = reading.stats, reading.since
-    committed = max((sink.committed for sink in stats.sinks.values()), default=0)
     return [
         Metric(
             "otel.sdk.log.created", _RECORDS, "Log calls that began.",
@@ -74,7 +76,7 @@ def _of_workers(reading: Reading) -> list[Metric]:
             "an error.type.",
             "counter", since,
             [
-                Point(committed, _of(WORKERS, WORKERS)),
+                Point(reading.kept, _of(WORKERS, WORKERS)),
                 *(
                     Point(count, _of(WORKERS, WORKERS, error_type=_reason(reason)))
                     for reason, count in stats.dropped.items()

@@ -81,6 +81,7 @@ class Reporter(threading.Thread):
         self._components = components
         self._interval_s = interval_s
         self._since = time.time_ns()
+        self._kept = 0
         self._is_told = threading.Event()
 
     def run(self) -> None:
@@ -105,8 +106,12 @@ class Reporter(threading.Thread):
             self._say(answer.reason)
 
     def _request(self) -> bytes:
+        stats = read_stats(self._spool)
+        # A call that is about to drop its record has begun: the sum must not shrink.
+        self._kept = max(self._kept, stats.started - sum(stats.dropped.values()))
         reading = Reading(
-            read_stats(self._spool),
+            stats,
+            self._kept,
             self._components,
             _born(self._spool) or self._since,
             self._since,

@@ -14,7 +14,9 @@ import sys
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from femtomp.worker.channel import say
 from femtomp.worker.context import fields, follow, traceparent
+from femtomp.worker.plain import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -153,7 +155,12 @@ def _current_trace() -> tuple[Any, dict[str, str] | None]:
     context = get_current()
     headers: dict[str, str] = {}
     for propagator in _propagators():
-        propagator.inject(headers, context)
+        try:
+            propagator.inject(headers, context)
+        except Exception as exc:
+            # Code of the baggage's values, or one that is no text for a header.
+            names = ", ".join(sorted(propagator.fields))
+            say(f"{names} not carried to a task: {described(exc)}")
     return context, headers
 
 

@@ -189,11 +189,16 @@ class WorkerHandler(logging.Handler):
         Without a way to any server it is said on descriptor 2.
         """
         try:
-            way = self._channel
-            if way is None or way.send(payload) is Sent.NOWHERE:
+            if not self._sends(payload) and not (
+                self._finds_another() and self._sends(payload)
+            ):
                 self._fall_back(to_log_record(payload))
         except _OWN_FAULTS as exc:
             self._give_up(to_log_record(payload).name, exc)
+
+    def _sends(self, payload: bytes) -> bool:
+        way = self._channel
+        return way is not None and way.send(payload) is not Sent.NOWHERE
 
     def emit(self, record: logging.LogRecord) -> None:
         """Capture the record and append it to the lane, opening one if need be."""

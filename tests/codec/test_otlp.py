@@ -249,6 +249,14 @@ def test_mended_record_holds_nothing_twice() -> None:
     ]
 
 
+def test_logger_that_is_called_like_a_scope_is_not_in_it() -> None:
+    """Whatever a logger's name is, its records have that."""
+    scope = Scope("lib", "1.2")
+    request = encode([make(scope=scope), make(logger=repr(scope))])
+    found = [logs.scope.name for logs in request.resource_logs[0].scope_logs]
+    assert found == ["lib", repr(scope)]
+
+
 def test_records_are_grouped_by_worker_and_scope() -> None:
     """Each worker is one ResourceLogs; in it each logger or scope is one ScopeLogs."""
     other = Resource(dict(RESOURCE))

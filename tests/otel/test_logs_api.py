@@ -317,6 +317,23 @@ def test_bad_input_is_a_record_and_no_exception(logger, records, given) -> None:
     assert records[1].body == "after"
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": Hostile()},
+        {"name": "shop", "version": Hostile(), "schema_url": Hostile()},
+        {"name": "shop", "attributes": 7},
+        {"name": "shop", "attributes": ["a", "b"]},
+        {"name": "shop", "attributes": NoMapping(k=1)},
+    ],
+    ids=_name,
+)
+def test_bad_scope_gives_a_working_logger(provider, records, given) -> None:
+    """What cannot be read of a scope is left out, and its records are kept."""
+    provider.get_logger(**given).emit(body="kept")
+    assert [record.body for record in records] == ["kept"]
+
+
 def test_attributes_are_limited_and_counted(logger, records) -> None:
     """Attributes beyond the limit are left out, and their number is said."""
     logger.emit(attributes={f"k{n}": n for n in range(200)})
@@ -356,6 +373,21 @@ def test_nothing_is_enabled_without_a_server(monkeypatch) -> None:
     logger.emit(body="ignored")
     with pytest.raises(femtomp.NoServerError):
         LoggerProvider()
+
+
+@pytest.mark.parametrize("missing", ["ignore", "stderr"])
+def test_server_that_starts_later_is_found(tmp_path, monkeypatch, missing) -> None:
+    """As by handlers of logging: the first one, and the one after it."""
+    monkeypatch.delenv("FEMTOMP_SPOOL", raising=False)
+    logger = LoggerProvider(missing=missing).get_logger("shop")
+    logger.emit(body="nobody hears it")
+    path = tmp_path / "app.jsonl"
+    for number in range(2):
+        with femtomp.start_server(femtomp.FileSink(path)):
+            assert logger.enabled()
+            logger.emit(body=f"server {number}")
+    found = [r["body"] for r in lines(path) if r["logger"] == "shop"]
+    assert found == ["server 0", "server 1"]
 
 
 def test_records_are_said_without_a_server(monkeypatch, capfd) -> None:

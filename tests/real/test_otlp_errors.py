@@ -361,6 +361,23 @@ def test_200_with_garbage(receiver, headers, content, capfd) -> None:
     arrived(receiver)
 
 
+def test_redirect_that_drips(receiver) -> None:
+    """Nor is all read that comes with a redirect: it ends with the request's time."""
+
+    def drip(connection, _):
+        head = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:9/\r\n"
+        connection.sendall(head + b"Content-Length: 9999\r\n\r\n")
+        while not receiver._is_closing.is_set():
+            connection.sendall(b"x")
+            receiver.wait(0.1)
+
+    receiver.faults = [drip]
+    with Row(receiver.endpoint, timeout_s=0.5) as row:
+        row.log(["one"])
+        row.drained(10)
+        row.conserved(refused=1)
+
+
 def test_redirects_are_not_followed(receiver) -> None:
     """Records go where they were meant to go, and nowhere else."""
     receiver.faults = [says(301, b"Location: http://127.0.0.1:9/\r\n")]

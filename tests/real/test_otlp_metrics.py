@@ -174,6 +174,33 @@ def test_figures_go_on_behind_an_engine() -> None:
         assert resources[0] == resources[1]
 
 
+def test_sums_do_not_shrink_with_a_sink_that_goes(tmp_path) -> None:
+    """What workers kept is theirs, whatever sinks come and go."""
+    with Receiver() as receiver:
+        otlp = femtomp.OTLPSink(receiver.http_endpoint, metrics=True, name="new")
+        file = femtomp.FileSink(tmp_path / "app.jsonl")
+        with femtomp.start_server([file], level="DEBUG") as server:
+            assert os.waitpid(fork(work), 0)[1] == 0
+            assert server.flush(20)
+            until(lambda: not server.stats().lanes, "the worker's lane was taken in")
+            server.reconfigure([otlp])
+            until(lambda: receiver.metrics, "figures")
+            assert server.stats().sinks["new"].committed < COUNT
+            assert value(receiver.metrics[-1], PROCESSED, WORKERS) == COUNT
+
+
+def test_hostile_resource_is_sent_as_it_can_be() -> None:
+    """What is no text and no number of OTLP's is escaped, and the figures arrive."""
+    with Receiver() as receiver:
+        sink = femtomp.OTLPSink(receiver.http_endpoint, metrics=True)
+        given = {"service.name": "shop\udc80", "serial": 1 << 70}
+        with femtomp.start_server([sink], resource=given):
+            until(lambda: receiver.metrics, "figures")
+        found = attributes(receiver.metrics[-1].resource_metrics[0].resource.attributes)
+        assert found["service.name"] == "shop\\udc80"
+        assert found["serial"] == str(1 << 70)
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_metrics_disturb_no_record(is_there, capfd) -> None:
     """A collector that takes no metrics gets all records, and an end is not held up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from femtomp.config import OTLPSink
 from femtomp.errors import ConfigError, MissingExtraError
 from femtomp.sinks import Delivered, Refused, RetryAfter, otlp
-from femtomp.sinks.otlp import OTLPDriver, http_endpoint, open_driver
+from femtomp.sinks.otlp import OTLPDriver, http_endpoint, open_driver, open_transport
 from femtomp.sinks.otlp_transport import Answer, GrpcTransport, HttpTransport
 from tests.components import missing, require
 from tests.records import batch, make
@@ -326,6 +327,8 @@ def test_hosts_that_fail_together_do_not_come_back_together(asked) -> None:
         ("http://c/base", "http://c/base/v1/logs"),
         ("http://c:4318/v1/logs", "http://c:4318/v1/logs"),
         ("http://c:4318/v1/logs/", "http://c:4318/v1/logs"),
+        ("http://c/v1/logs?key=a/b", "http://c/v1/logs?key=a/b"),
+        ("http://c/base/?key=1", "http://c/base/v1/logs?key=1"),
     ],
 )
 def test_http_endpoint_is_a_base_url(endpoint, url) -> None:
@@ -432,3 +435,51 @@ def test_compression_of_the_options_wins(
     if protocol != "grpc":
         encoding = receiver.requests[0][0].get("content-encoding")
         assert encoding == (None if compression == "none" else compression)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("signal", ["logs", "metrics"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TIMEOUT", "nan"),
+        ("TIMEOUT", "inf"),
+        ("TIMEOUT", "-5"),
+        ("TIMEOUT", "0"),
+        ("CERTIFICATE", "/nonexistent"),
+        ("CERTIFICATE", __file__),
+        ("CLIENT_CERTIFICATE", __file__),
+    ],
+)
+def test_variable_that_cannot_be_used_is_a_config_error(
+    monkeypatch, protocol, signal, name, value
+) -> None:
+    """It is told when the sink is built: no request would ever succeed."""
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    sink = OTLPSink("https://127.0.0.1:9", protocol=protocol)
+    with pytest.raises(ConfigError, match=f"{name}|TLS"):
+        open_transport(sink, os.environ, signal)
+
+
+@pytest.mark.parametrize("signal", ["logs", "metrics"])
+@pytest.mark.parametrize(("name", "value"), [("TIMEOUT", "abc"), ("COMPRESSION", "x")])
+def test_variable_that_the_exporter_refuses_is_a_config_error(
+    monkeypatch, signal, name, value
+) -> None:
+    """Whatever the exporter raises for it."""
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    sink = OTLPSink("https://127.0.0.1:9", protocol="grpc")
+    with pytest.raises(ConfigError, match=value):
+        open_transport(sink, os.environ, signal)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "names", [["certificate_file"], ["client_certificate_file", "client_key_file"]]
+)
+def test_file_that_is_no_certificate_is_a_config_error(protocol, names) -> None:
+    """It would be one more connection that fails, for ever."""
+    files = dict.fromkeys(names, __file__)
+    sink = OTLPSink("https://127.0.0.1:9", protocol=protocol, **files)
+    with pytest.raises(ConfigError, match="cannot be used for TLS"):
+        open_driver(sink, environ={})

@@ -296,6 +296,27 @@ def test_what_cannot_be_carried_is_refused(given) -> None:
         femtomp.with_context(given)
 
 
+class _Unwritable:
+    def __str__(self):
+        """Fail."""
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("value", ["\udc80", _Unwritable()], ids=["surrogate", "code"])
+def test_baggage_that_is_no_header_stays_behind(span, value, capfd) -> None:
+    """The task goes with its trace, and whoever hands it over gets no exception."""
+    from opentelemetry import baggage, context
+
+    token = context.attach(baggage.set_baggage("who", value))
+    try:
+        task = femtomp.with_context(_fields_of_now)
+    finally:
+        context.detach(token)
+    assert set(task.headers) == {"traceparent", "tracestate"}
+    assert task() == {"request": "r1", "n": 7}
+    assert "baggage not carried" in capfd.readouterr().err
+
+
 def test_names_are_the_functions_own() -> None:
     """What a pool shows of a task is what it was given; values are not shown."""
     with femtomp.log_context(password="hunter2"):
