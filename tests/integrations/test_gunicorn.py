@@ -323,6 +323,27 @@ gunicorn.install(globals(), ["file:records"])
     assert "Booting worker" in gunicorn.stderr()
 
 
+@pytest.mark.parametrize("name", ["sync", "uvicorn_worker.UvicornWorker"])
+def test_a_logging_configuration_of_the_user_doubles_nothing(tmp_path, name) -> None:
+    """With `logconfig_dict` gunicorn's loggers propagate: each record is there once."""
+    kind, app, _ = CLASSES[name]
+    if kind != "sync":
+        require(kind.partition(".")[0])
+    gunicorn = started(
+        tmp_path, "--workers=1", f"--worker-class={kind}",
+        more='logconfig_dict = {"version": 1, "disable_existing_loggers": False}',
+        app=f"tests.integrations.app:{app}",
+    )  # fmt: skip
+    with gunicorn:
+        await_pids(gunicorn.port, 1)
+        assert gunicorn.terminate() == 0
+    records = read(tmp_path / "records")
+    assert len(by_body(records, "Booting worker")) == 1
+    access = [r for r in records if r["logger"].endswith(".access")]
+    assert len(access) == 1
+    assert len(by_body(records, "Finished server process")) == (kind != "sync")
+
+
 def test_no_configuration_is_needed(tmp_path) -> None:
     """`--logger-class` alone logs to the sinks of FEMTOMP_SINKS, by the proc name."""
     gunicorn = Gunicorn(
