@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -321,3 +322,32 @@ def test_nested_tasks_have_their_own_fields() -> None:
     assert [each for each in found if each[0] in ("before", "inner", "after", "outside")] == [
         ("before", "outer"), ("inner", "inner"), ("after", "outer"), ("outside", None),
     ]  # fmt: skip
+
+
+def test_a_task_that_is_delivered_twice_at_once_leaves_nothing_behind() -> None:
+    """Both threads have its fields while it runs there, and none afterwards."""
+    from celery import Celery
+
+    from femtomp.integrations import celery
+    from femtomp.worker.context import fields
+
+    app = Celery("shop")
+    celery.install(app, "console")
+    both, found = threading.Barrier(2), []
+
+    @app.task
+    def work():
+        both.wait(20)
+        found.append(fields.get().get("celery.task.id"))
+        both.wait(20)
+
+    def run() -> None:
+        work.apply(task_id="one")
+        found.append(fields.get())
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["one", "one", {}, {}]
