@@ -131,7 +131,7 @@ class Logger(_Logger):  # type: ignore[misc]
         if not self.access_log.isEnabledFor(logging.INFO):
             return
         began = getattr(req, _BEGAN, None)
-        duration_s = request_time.total_seconds()
+        duration_s = _seconds(request_time)
         if "PATH_INFO" not in environ and began is not None:
             # The request failed or timed out, and gunicorn made this environ after it:
             # the time is not that of the request, and headers are missing.
@@ -150,6 +150,12 @@ class Logger(_Logger):  # type: ignore[misc]
             status,
             extra=fields,
         )
+
+
+def _seconds(time_taken: Any) -> float:
+    """Return a timedelta as seconds, or what gunicorn's asgi worker has: no days."""
+    days = getattr(time_taken, "days", 0)
+    return float(days * 86_400 + time_taken.seconds + time_taken.microseconds / 1e6)
 
 
 def _is_gunicorns(handler: logging.Handler) -> bool:
