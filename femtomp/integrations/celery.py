@@ -104,6 +104,13 @@ def _set_up_logging(loglevel: int | None = None, **_: Any) -> None:
         logger.addHandler(handler)
 
 
+def _put_back(**_: Any) -> None:
+    """Put the handler back if a `setup_logging` of the user's has taken it away."""
+    root, handler = logging.getLogger(), femtomp.worker_handler(missing="stderr")
+    if handler.spool is not None and handler not in root.handlers:
+        root.addHandler(handler)
+
+
 def _name_task(record: logging.LogRecord) -> bool:
     """Give what the main process says about a task the task's fields."""
     data = record.__dict__.get("data")
@@ -221,6 +228,9 @@ def _pass_trace_on(headers: dict[str, Any] | None = None, **_: Any) -> None:
 _RECEIVERS: Final = {
     "setup_logging": _set_up_logging,
     "celeryd_init": _note_node,
+    "celeryd_after_setup": _put_back,
+    "worker_process_init": _put_back,
+    "beat_init": _put_back,
     "before_task_publish": _pass_trace_on,
     "task_prerun": _begin_task,
     "task_postrun": _end_task,

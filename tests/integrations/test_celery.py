@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import logging.config
 import os
 import signal
 import socket
@@ -351,3 +353,29 @@ def test_a_task_that_is_delivered_twice_at_once_leaves_nothing_behind() -> None:
     for thread in threads:
         thread.join()
     assert found == ["one", "one", {}, {}]
+
+
+def test_a_setup_logging_of_the_user_takes_no_handler_away(tmp_path) -> None:
+    """Theirs replaces the root logger's handlers; femtomp's is there again."""
+    from celery import Celery, signals
+
+    from femtomp.integrations import celery
+
+    def theirs(**_: object) -> None:
+        logging.config.dictConfig({"version": 1, "root": {"handlers": []}})
+
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    celery.install(Celery("shop"), [f"file:{tmp_path}/records"])
+    signals.setup_logging.connect(theirs)
+    try:
+        signals.setup_logging.send(None, loglevel=logging.INFO)
+        signals.celeryd_after_setup.send("node", instance=None, conf=None)
+        logging.getLogger("shop").warning("here")
+    finally:
+        signals.setup_logging.disconnect(theirs)
+        root.handlers[:] = before
+        root.setLevel(level)
+        celery._worker.server.stop()
+        celery._worker.server = None
+    assert "here" in [record["body"] for record in read(tmp_path / "records")]
