@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from femtomp.codec import wire
 from femtomp.errors import CodecError
@@ -12,6 +12,8 @@ from femtomp.record import Identity
 # for them, whatever their characters.
 MAX_TEXT_CHARS: Final = 256
 MAX_BYTES: Final = 3584
+# What pickle writes for a dict that has something in it: MARK and SETITEMS.
+_OF_DICT_BYTES: Final = 2
 _TYPES: Final = (int, int, int, int, str, str, str, str, str, str)
 _SCALARS: Final = (str, int, float, bool)
 
@@ -19,7 +21,7 @@ _SCALARS: Final = (str, int, float, bool)
 def to_bytes(identity: Identity) -> bytes:
     """Return the identity's bytes; long texts are cut, a Path in sys.argv is a text.
 
-    Attributes that do not fit, the last ones, are left out.
+    Attributes that do not fit are left out: large ones, and the last.
 
     Examples
     --------
@@ -31,15 +33,22 @@ def to_bytes(identity: Identity) -> bytes:
         v if kind is int else str(v)[:MAX_TEXT_CHARS]
         for kind, v in zip(_TYPES, identity[:-1], strict=True)
     ]
-    attributes = {name: value for name, value in identity.attributes if _fits(value)}
-    while len(made := wire.encode((*said, attributes))) > MAX_BYTES and attributes:
-        attributes.popitem()
-    return made
+    attributes: dict[str, Any] = {}
+    room = MAX_BYTES - len(wire.encode((*said, attributes))) - _OF_DICT_BYTES
+    for name, value in identity.attributes:
+        # Each by itself, which is a little more than it takes among others.
+        size = len(wire.encode((name, value))) if _is_scalar(name, value) else room + 1
+        if size <= room:
+            attributes[name] = value
+            room -= size
+    return wire.encode((*said, attributes))
 
 
-def _fits(value: object) -> bool:
-    return type(value) in _SCALARS and (
-        not isinstance(value, int) or -(2**63) <= value < 2**63
+def _is_scalar(name: object, value: object) -> bool:
+    return (
+        type(name) is str
+        and type(value) in _SCALARS
+        and (not isinstance(value, int) or -(2**63) <= value < 2**63)
     )
 
 

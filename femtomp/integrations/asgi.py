@@ -99,11 +99,12 @@ class RequestContext:
 def environ_of(scope: dict[str, Any]) -> dict[str, Any]:
     """Return what a scope says as WSGI would have it."""
     client = scope.get("client") or ("",)
-    raw = scope.get("raw_path") or scope.get("path", "").encode()
+    path = scope.get("path") or ""
+    raw = scope.get("raw_path") or path.encode("utf-8", "surrogatepass")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope.get("method"),
         "RAW_URI": raw.decode("latin-1"),
-        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
+        "QUERY_STRING": (scope.get("query_string") or b"").decode("latin-1"),
         "wsgi.url_scheme": scope.get("scheme"),
         "SERVER_PROTOCOL": f"HTTP/{scope.get('http_version', '1.1')}",
         "REMOTE_ADDR": client[0],

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
@@ -26,6 +27,8 @@ import femtomp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    Running = tuple[str, int]
 
 _TRACEPARENT: Final = "traceparent"
 # Where the main process says what became of tasks.
@@ -40,8 +43,9 @@ class _Worker:
     options: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
     server: femtomp.Server | None = None
     node: str | None = None
-    # By task id: what was entered, to be left when the task has ended.
-    tasks: dict[str, femtomp.log_context] = {}  # noqa: RUF012 - of this process
+    # What was entered, to be left when the task has ended. By thread or greenlet, too:
+    # a broker may deliver a task again while it runs.
+    tasks: dict[Running, femtomp.log_context] = {}  # noqa: RUF012 - of this process
 
 
 _worker: Final = _Worker()
@@ -100,6 +104,13 @@ def _set_up_logging(loglevel: int | None = None, **_: Any) -> None:
         logger.addHandler(handler)
 
 
+def _put_back(**_: Any) -> None:
+    """Put the handler back if a `setup_logging` of the user's has taken it away."""
+    root, handler = logging.getLogger(), femtomp.worker_handler(missing="stderr")
+    if handler.spool is not None and handler not in root.handlers:
+        root.addHandler(handler)
+
+
 def _name_task(record: logging.LogRecord) -> bool:
     """Give what the main process says about a task the task's fields."""
     data = record.__dict__.get("data")
@@ -149,14 +160,18 @@ def _begin_task(task_id: str, task: Any, **_: Any) -> None:
     header = getattr(task.request, _TRACEPARENT, None)
     context = femtomp.log_context(**fields).traced(header)
     context.__enter__()
-    _worker.tasks[task_id] = context
+    _worker.tasks[_running(task_id)] = context
 
 
 def _end_task(task_id: str, **_: Any) -> None:
     """Take them back: sent for every task that began and whose process lives on."""
-    context = _worker.tasks.pop(task_id, None)
+    context = _worker.tasks.pop(_running(task_id), None)
     if context is not None:
         context.__exit__(None, None, None)
+
+
+def _running(task_id: str) -> Running:
+    return task_id, threading.get_ident()
 
 
 def _fields_of_request(name: str, request: Any) -> dict[str, Any]:
@@ -177,14 +192,14 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _say_failure(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
     """Say a failure that the task's own process could not: it was killed."""
-    if task_id not in _worker.tasks and task_id:
+    if task_id and _running(task_id) not in _worker.tasks:
         kind = type(exception).__name__
         fields = {**_of(sender, task_id), "error.type": kind}
         _log.error("task %s failed: %s", task_id, exception, extra=fields)
 
 
 def _say_retry(sender: Any, request: Any, reason: object = None, **_: Any) -> None:
-    if request.id not in _worker.tasks:
+    if _running(request.id) not in _worker.tasks:
         fields = _fields_of_request(sender.name, request)
         _log.warning("task %s is tried again: %s", request.id, reason, extra=fields)
 
@@ -213,6 +228,9 @@ def _pass_trace_on(headers: dict[str, Any] | None = None, **_: Any) -> None:
 _RECEIVERS: Final = {
     "setup_logging": _set_up_logging,
     "celeryd_init": _note_node,
+    "celeryd_after_setup": _put_back,
+    "worker_process_init": _put_back,
+    "beat_init": _put_back,
     "before_task_publish": _pass_trace_on,
     "task_prerun": _begin_task,
     "task_postrun": _end_task,

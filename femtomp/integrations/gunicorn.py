@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 _LOGGERS: Final = ("gunicorn.error", "gunicorn.access")
+_UVICORNS: Final = ("uvicorn.error", uvicorn.ACCESS)
 _BEGAN: Final = "femtomp_began"
 _error_log: Final = logging.getLogger("gunicorn.error")
 
@@ -130,7 +131,7 @@ class Logger(_Logger):  # type: ignore[misc]
         if not self.access_log.isEnabledFor(logging.INFO):
             return
         began = getattr(req, _BEGAN, None)
-        duration_s = request_time.total_seconds()
+        duration_s = _seconds(request_time)
         if "PATH_INFO" not in environ and began is not None:
             # The request failed or timed out, and gunicorn made this environ after it:
             # the time is not that of the request, and headers are missing.
@@ -149,6 +150,12 @@ class Logger(_Logger):  # type: ignore[misc]
             status,
             extra=fields,
         )
+
+
+def _seconds(time_taken: Any) -> float:
+    """Return a timedelta as seconds, or what gunicorn's asgi worker has: no days."""
+    days = getattr(time_taken, "days", 0)
+    return float(days * 86_400 + time_taken.seconds + time_taken.microseconds / 1e6)
 
 
 def _is_gunicorns(handler: logging.Handler) -> bool:
@@ -171,12 +178,22 @@ def _set_up(cfg: Any) -> None:
     elif not _has_handler(logging.getLogger()):
         logging.getLogger().addHandler(handler)
     for name in _LOGGERS:
-        # Their own, since they do not propagate: uvicorn's worker class takes them
+        # Their own, where they do not propagate: uvicorn's worker class takes them
         # over from there.
-        if not _has_handler(logger := logging.getLogger(name)):
-            logger.addHandler(handler)
+        _have_heard(logging.getLogger(name), handler)
     for name, hook in _HOOKS.items():
         _compose(cfg, name, hook)
+
+
+def _have_heard(logger: logging.Logger, handler: logging.Handler) -> None:
+    """Add the handler to a logger whose records would come to none of its kind."""
+    above: logging.Logger | None = logger
+    while above is not None:
+        if _has_handler(above):
+            return
+        above = above.parent if above.propagate else None
+    # Not `addHandler`: uvicorn's worker class shares the list of gunicorn's logger.
+    logger.handlers = [*logger.handlers, handler]
 
 
 def _has_handler(logger: logging.Logger) -> bool:
@@ -239,10 +256,13 @@ def _pre_fork(_: Any, worker: Any) -> None:
 
 def _post_worker_init(_: Any) -> None:
     """Put the handler back if the application's own set-up has taken it away."""
+    handler = femtomp.worker_handler(missing="stderr")
+    if not _has_handler(logging.getLogger()):
+        logging.getLogger().addHandler(handler)
     if "uvicorn" in sys.modules:  # a worker class of its own, and its own access log
         uvicorn.add_access_fields()
-    if not _has_handler(logging.getLogger()):
-        logging.getLogger().addHandler(femtomp.worker_handler(missing="stderr"))
+        for name in _UVICORNS:
+            _have_heard(logging.getLogger(name), handler)
 
 
 def _pre_request(_: Any, req: Any) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 REQUEST_ID: Final = "http.request.id"
 # An id that a client made up is text like any other; this much of it is kept.
 MAX_REQUEST_ID_CHARS: Final = 128
+# A client may send thousands of digits, which int() refuses.
+_MAX_LENGTH_DIGITS: Final = 18
 
 
 def text(value: str) -> str:
@@ -44,6 +46,7 @@ def from_environ(environ: Mapping[str, Any]) -> dict[str, Any]:
     path = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     path = str(path).partition("?")[0] or environ.get("PATH_INFO")
     length = str(environ.get("CONTENT_LENGTH") or "")
+    is_length = length.isdecimal() and len(length) <= _MAX_LENGTH_DIGITS
     referer = environ.get("HTTP_REFERER")
     return _known({
         "http.request.method": environ.get("REQUEST_METHOD"),
@@ -52,7 +55,7 @@ def from_environ(environ: Mapping[str, Any]) -> dict[str, Any]:
         "url.scheme": environ.get("wsgi.url_scheme"),
         "network.protocol.version": _version(environ.get("SERVER_PROTOCOL")),
         "client.address": environ.get("REMOTE_ADDR"),
-        "http.request.body.size": int(length) if length.isdecimal() else None,
+        "http.request.body.size": int(length) if is_length else None,
         "user_agent.original": environ.get("HTTP_USER_AGENT"),
         "http.request.header.referer": [text(referer)] if referer else None,
         REQUEST_ID: request_id(environ),

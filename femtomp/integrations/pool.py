@@ -30,15 +30,29 @@ _SETTING: Final = "femtomp"
 
 
 class _Carrier:
-    """Tells a child its server while it is unpickled there."""
+    """Tells a child its server while it is unpickled there.
+
+    Where `install` was called it tells the one that is there by then, which may be
+    another. A child's tells what it was told: its environment may be that of a fork
+    server, and older.
+    """
 
     def __init__(
-        self, spool: str, level: int | str | None, set_up: SetUp | None
+        self,
+        spool: str,
+        level: int | str | None,
+        set_up: SetUp | None,
+        *,
+        is_at_source: bool = False,
     ) -> None:
         self._told: Final = (spool, level, set_up)
+        self._is_at_source: Final = is_at_source
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_arrive, self._told)
+        spool, level, set_up = self._told
+        if self._is_at_source:
+            spool = femtomp.worker_handler(missing="ignore").spool or spool
+        return (_arrive, (spool, level, set_up))
 
 
 def _arrive(spool: str, level: int | str | None, set_up: SetUp | None) -> _Carrier:
@@ -76,7 +90,9 @@ def install(level: int | str | None = None, *, set_up: SetUp | None = None) -> N
     handler = femtomp.worker_handler()
     femtomp.worker_init(level)
     if handler.spool is not None:  # else FEMTOMP_DISABLED
-        _settings()[_SETTING] = _Carrier(handler.spool, level, set_up)
+        _settings()[_SETTING] = _Carrier(
+            handler.spool, level, set_up, is_at_source=True
+        )
 
 
 def uninstall() -> None:

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Final
 
 _OF_GROUP: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_OF_MOUNT: Final = re.compile(r"containers/([0-9a-f]{64})/")
+# What is mounted there, in mountinfo's fourth field (proc(5)). In the fifth, where it
+# is mounted, a host has such paths of all its containers (`.../ID/mounts/shm`).
+_OF_MOUNT: Final = re.compile(
+    r"^\d+ \d+ \S+ \S*containers/([0-9a-f]{64})/\S* "
+    r"/etc/(?:hostname|hosts|resolv\.conf) ",
+    re.MULTILINE,
+)
 
 
 def container_id(pid: int | str) -> str:

@@ -125,19 +125,23 @@ class log_context:  # noqa: N801 - used as a function, as `contextlib`'s own
 
     def __exit__(self, *_: object) -> None:
         """Take them back."""
-        generation, token, kept, trace = self._tokens.pop()
-        if generation != _generation:
-            return  # a forked child leaves a block of its parent's
-        try:
-            fields.reset(token)
-            if kept is not None:
-                _inherited.reset(kept)
-            if trace is not None:
-                _remote.reset(trace)
-        except ValueError:
-            # Another context than the one that was entered: a generator that another
-            # task closes, a web framework's dependency. It never had these fields.
-            pass
+        for entered in reversed(self._tokens.copy()):
+            generation, token, kept, trace = entered
+            if generation == _generation:
+                try:
+                    fields.reset(token)
+                except ValueError:
+                    continue  # another thread's or task's, which is in there as well
+                if kept is not None:
+                    _inherited.reset(kept)
+                if trace is not None:
+                    _remote.reset(trace)
+            # Else a forked child leaves a block of its parent's.
+            self._tokens.remove(entered)
+            return
+        # Another context than the one that was entered: a generator that another task
+        # closes, a web framework's dependency. It never had these fields.
+        self._tokens.pop()
 
     def __call__(self, function: Callable[_P, _R], /) -> Callable[_P, _R]:
         """Return a function whose calls are such blocks.

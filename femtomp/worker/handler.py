@@ -208,6 +208,8 @@ class WorkerHandler(logging.Handler):
         try:
             if not mark[0]:
                 catch_up()
+            if self._is_orphan():
+                self._finds_another()
             if not self._send(record, again=again) and not (
                 self._finds_another() and self._send(record, again=again)
             ):
@@ -227,6 +229,13 @@ class WorkerHandler(logging.Handler):
     def address(self) -> str | None:
         """The spool that the next record goes to, if the one of the last is gone."""
         return self.spool if self._is_bound else find_spool() or self.spool
+
+    def _is_orphan(self) -> bool:
+        """Tell whether the server has left for good, and another one is there."""
+        path = self.spool
+        return (
+            path is not None and self.address != path and not os.path.exists(path)  # noqa: PTH110 - pathlib is not loaded
+        )
 
     def _finds_another(self) -> bool:
         """Look for a server that was started since, where none was named."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from femtomp.errors import ConfigError
 from femtomp.lanes.liveness import boot_id, pid_namespace, start_ticks
 from femtomp.record import Identity
+from femtomp.worker.plain import described, key, plain, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
     Told = Mapping[str, Any]
 
 NAME: Final = "femtomp.worker.name"
+_ERROR: Final = "femtomp.identity_error"
 # torchrun, and what took its names over: a rank is never guessed from a process's name.
 _RANKS: Final = {
     "RANK": "process.rank",
     "LOCAL_RANK": "process.local_rank",
     "WORLD_SIZE": "process.world_size",
 }
+# More are no number of processes, and may be too many for int() or for 64 bits.
+_MAX_RANK_DIGITS: Final = 18
 # Who is asked, in this order; what a later one says wins.
 _tellers: Final[list[Callable[[], Told]]] = []
 
@@ -77,12 +81,22 @@ def read_identity(role: str) -> Identity:
 
 def _told() -> dict[str, Any]:
     told: dict[str, Any] = {}
+    wrong: list[str] = []
     for teller in _tellers:
         try:
-            told.update(teller())
+            said = dict(teller())
         except Exception as exc:
             # A log call waits for it: the record is worth more than the name.
-            told["femtomp.identity_error"] = f"{type(exc).__name__}: {exc}"
+            wrong.append(described(exc))
+            continue
+        for name, value in said.items():
+            kept = plain(value)
+            if isinstance(kept, (str, int, float)):
+                told[key(name)] = kept
+            else:
+                wrong.append(f"{key(name)}: a {type_name(value)}")
+    if wrong:
+        told[_ERROR] = "; ".join(wrong)
     return told
 
 
@@ -90,7 +104,9 @@ def _ranks() -> dict[str, int]:
     """Return the ranks that a launcher has put into the environment."""
     found = {name: os.environ.get(variable, "") for variable, name in _RANKS.items()}
     # All of them, or the name means something else here.
-    if not all(text.isdecimal() for text in found.values()):
+    if not all(
+        text.isdecimal() and len(text) <= _MAX_RANK_DIGITS for text in found.values()
+    ):
         return {}
     return {name: int(text) for name, text in found.items()}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import logging.config
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -321,3 +324,58 @@ def test_nested_tasks_have_their_own_fields() -> None:
     assert [each for each in found if each[0] in ("before", "inner", "after", "outside")] == [
         ("before", "outer"), ("inner", "inner"), ("after", "outer"), ("outside", None),
     ]  # fmt: skip
+
+
+def test_a_task_that_is_delivered_twice_at_once_leaves_nothing_behind() -> None:
+    """Both threads have its fields while it runs there, and none afterwards."""
+    from celery import Celery
+
+    from femtomp.integrations import celery
+    from femtomp.worker.context import fields
+
+    app = Celery("shop")
+    celery.install(app, "console")
+    both, found = threading.Barrier(2), []
+
+    @app.task
+    def work():
+        both.wait(20)
+        found.append(fields.get().get("celery.task.id"))
+        both.wait(20)
+
+    def run() -> None:
+        work.apply(task_id="one")
+        found.append(fields.get())
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["one", "one", {}, {}]
+
+
+def test_a_setup_logging_of_the_user_takes_no_handler_away(tmp_path) -> None:
+    """Theirs replaces the root logger's handlers; femtomp's is there again."""
+    from celery import Celery, signals
+
+    from femtomp.integrations import celery
+
+    def theirs(**_: object) -> None:
+        logging.config.dictConfig({"version": 1, "root": {"handlers": []}})
+
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    celery.install(Celery("shop"), [f"file:{tmp_path}/records"])
+    signals.setup_logging.connect(theirs)
+    try:
+        signals.setup_logging.send(None, loglevel=logging.INFO)
+        signals.celeryd_after_setup.send("node", instance=None, conf=None)
+        logging.getLogger("shop").warning("here")
+    finally:
+        signals.setup_logging.disconnect(theirs)
+        root.handlers[:] = before
+        root.setLevel(level)
+        celery._worker.server.stop()
+        celery._worker.server = None
+    assert "here" in [record["body"] for record in read(tmp_path / "records")]

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -321,6 +322,50 @@ gunicorn.install(globals(), ["file:records"])
     assert len(by_body(records, "Booting worker")) == 1
     # gunicorn's text is where the user's class puts it: on stderr.
     assert "Booting worker" in gunicorn.stderr()
+
+
+def test_gunicorns_own_asgi_worker_has_access_records(tmp_path) -> None:
+    """Its request time is no timedelta; hooks behind the access log are called."""
+    if find_spec("gunicorn.asgi") is None:
+        pytest.skip("gunicorn 24 and later have it")
+    hook = """
+def post_request(worker, req, environ, resp):
+    open("called", "a").write("x")
+"""
+    gunicorn = started(
+        tmp_path, "--workers=1", "--worker-class=asgi", more=hook,
+        app="tests.integrations.app:asgi",
+    )  # fmt: skip
+    with gunicorn:
+        await_pids(gunicorn.port, 1)
+        assert gunicorn.terminate() == 0
+    records = read(tmp_path / "records")
+    (access,) = by_body(records, "GET / 200")
+    assert 0 <= access["attributes"]["http.server.request.duration"] < 10
+    assert access["attributes"]["user_agent.original"] == "test"
+    assert [r["body"] for r in records if r["severity_text"] == "ERROR"] == []
+    assert (tmp_path / "called").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["sync", "uvicorn_worker.UvicornWorker"])
+def test_a_logging_configuration_of_the_user_doubles_nothing(tmp_path, name) -> None:
+    """With `logconfig_dict` gunicorn's loggers propagate: each record is there once."""
+    kind, app, _ = CLASSES[name]
+    if kind != "sync":
+        require(kind.partition(".")[0])
+    gunicorn = started(
+        tmp_path, "--workers=1", f"--worker-class={kind}",
+        more='logconfig_dict = {"version": 1, "disable_existing_loggers": False}',
+        app=f"tests.integrations.app:{app}",
+    )  # fmt: skip
+    with gunicorn:
+        await_pids(gunicorn.port, 1)
+        assert gunicorn.terminate() == 0
+    records = read(tmp_path / "records")
+    assert len(by_body(records, "Booting worker")) == 1
+    access = [r for r in records if r["logger"].endswith(".access")]
+    assert len(access) == 1
+    assert len(by_body(records, "Finished server process")) == (kind != "sync")
 
 
 def test_no_configuration_is_needed(tmp_path) -> None:

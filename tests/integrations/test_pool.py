@@ -180,6 +180,52 @@ def test_installed_three_times_it_is_one_handler(tmp_path) -> None:
     assert len({r["resource"]["process.pid"] for r in records}) == 3
 
 
+LATER = """
+import logging, multiprocessing
+import femtomp
+from femtomp.integrations import pool
+
+def child(name):
+    logging.getLogger("tasks").info(name)
+    if name == "child":
+        run("grandchild")
+
+def run(name):
+    process = multiprocessing.get_context("METHOD").Process(target=child, args=(name,))
+    process.start()
+    process.join()
+
+if __name__ == "__main__":
+    with femtomp.start_server("file:first", name="pools"):
+        pool.install()
+        pool.install()
+        run("before")
+    with femtomp.start_server("file:records", name="pools"):
+        run("child")
+        logging.getLogger("tasks").info("master")
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_children_log_to_the_server_of_their_time(tmp_path, method: str) -> None:
+    """Where another server follows, later children log to that, and so do theirs."""
+    (tmp_path / "program.py").write_text(LATER.replace("METHOD", method))
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert done.stderr == b""
+    first, later = (
+        [r["body"] for r in read(tmp_path / name) if r["logger"] == "tasks"]
+        for name in ("first", "records")
+    )
+    assert (first, sorted(later)) == (["before"], ["child", "grandchild", "master"])
+
+
 def test_without_a_server_it_is_an_error_at_once(monkeypatch) -> None:
     """`install()` says what to call first; an executor works without logging."""
     monkeypatch.delenv("FEMTOMP_SPOOL", raising=False)

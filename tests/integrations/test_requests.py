@@ -108,6 +108,14 @@ def test_an_asgi_request_is_known_to_its_records() -> None:
     assert "http.request.id" not in outside.attributes
 
 
+def test_a_length_of_thousands_of_digits_breaks_no_request() -> None:
+    """What int() refuses is not in the access record; the request is served."""
+    _, parts = ask(wsgi.RequestContext(view), CONTENT_LENGTH="9" * 5000)
+    assert parts == [b"one"]
+    headers, _ = aask(asgi.RequestContext(aview), content_length="9" * 5000)
+    assert headers[0] == ("a", "b")
+
+
 @pytest.mark.parametrize("odd", ["a\r\nSet-Cookie: b=c", "\x00", "\xff", ""])
 def test_an_id_that_no_header_can_carry_is_replaced(odd: str) -> None:
     """A client cannot write headers of the answer; every request gets a new id."""

@@ -28,6 +28,16 @@ CASES = {
         MOUNT.format(f"/storage/overlay-containers/{ID}/userdata/hostname"),
         ID,
     ),
+    "a host's mounts of containers": (
+        "0::/user.slice/session-4.scope",
+        f"800 25 0:45 / /var/lib/docker/containers/{ID}/mounts/shm rw - tmpfs shm rw",
+        "",
+    ),
+    "a host's directory of a container, mounted": (
+        "0::/",
+        f"9 8 0:4 /var/lib/docker/containers/{ID}/ /mnt/logs ro - ext4 a ro",
+        "",
+    ),
     "a pod's sandbox": ("0::/", MOUNT.format(f"/sandboxes/{ID}/hostname"), ""),
     "32 digits": (f"0::/ecs/{'ab' * 16}", "", ""),
     "65 digits": (f"0::/docker/{ID}0", "", ""),

@@ -185,6 +185,28 @@ def test_left_in_another_context_it_is_no_error() -> None:
 # -- forks -----------------------------------------------------------------------------
 
 
+def test_a_block_that_threads_share_ends_for_each() -> None:
+    """One object that two threads are inside of leaves nothing behind in either."""
+    shared, left = femtomp.log_context(job="nightly"), []
+    entered, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with shared:
+            entered.set()
+            ended.wait(20)
+            left.append(fields.get())
+        left.append(fields.get())
+
+    thread = threading.Thread(target=work)
+    with shared:
+        thread.start()
+        entered.wait(20)
+    assert fields.get() == {}
+    ended.set()
+    thread.join()
+    assert left == [{"job": "nightly"}, {}]
+
+
 def test_forked_child_has_none_of_it() -> None:
     """A forked child begins with no fields, though nothing was logged before."""
     code = """

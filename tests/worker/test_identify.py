@@ -106,6 +106,53 @@ def test_a_callable_that_raises_loses_no_record(tmp_path) -> None:
     assert error == "ZeroDivisionError: division by zero"
 
 
+ODD = """
+class Bad(Exception):
+    def __str__(self):
+        raise ValueError("no")
+
+def fails():
+    raise Bad
+
+def who():
+    return {1: 2, "shard": None, "list": [1], "kept": 3, "wide": 1 << 70}
+
+femtomp.identify(fails)
+femtomp.identify(who)
+log.info("here")
+"""
+
+
+def test_what_a_callable_returns_costs_no_record(tmp_path) -> None:
+    """Odd names and values are made plain, or said to be none; the rest is there."""
+    (record,) = run(tmp_path, ODD)
+    resource = record["resource"]
+    assert (resource["1"], resource["kept"]) == (2, 3)
+    assert resource["wide"] == str(1 << 70)
+    assert "shard" in resource["femtomp.identity_error"]
+    assert "list" in resource["femtomp.identity_error"]
+
+
+def test_an_enumeration_is_what_it_stands_for(tmp_path) -> None:
+    """Values of a scalar's subclass are in the resource, from mappings too."""
+    body = """
+import enum
+class Stage(enum.StrEnum):
+    live = "live"
+femtomp.identify({"stage": Stage.live})
+log.info("here")
+"""
+    (record,) = run(tmp_path, body)
+    assert record["resource"]["stage"] == "live"
+
+
+def test_a_rank_that_is_no_such_number_costs_no_record(tmp_path) -> None:
+    """Thousands of digits are no rank, and int() refuses them."""
+    environ = {"RANK": "9" * 5000, "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
+    (record,) = run(tmp_path, 'log.info("here")', **environ)
+    assert "process.world_size" not in record["resource"]
+
+
 def test_ranks_come_from_the_environment(tmp_path) -> None:
     """The variables of torchrun are in the resource, as numbers; a part of them is not."""
     environ = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
@@ -135,6 +182,21 @@ def test_attributes_that_do_not_fit_are_left_out() -> None:
     assert read[0] == ("first", 1)
     assert read[1][0] == "name.0"
     assert len(read) < 30
+
+
+def test_attributes_without_number_are_soon_left_out() -> None:
+    """A log call waits while they are encoded: one by one, and not all again and again.
+
+    What is too large itself does not keep others out; a name is a text.
+    """
+    who = Identity(7, 1, 0, 99, "boot", "MainProcess", "worker", "host", "app.py")
+    many = tuple((f"name.{n}", "x" * 100) for n in range(20_000))
+    odd = (("large", "x" * 10_000), (1, 2), ("last", 3))
+    made = codec.to_bytes(who._replace(attributes=(*odd, *many)))
+    read = dict(codec.from_bytes(made).attributes)
+    assert read["last"] == 3
+    assert not {"large", 1} & read.keys()
+    assert 20 < len(read) < 40
 
 
 def test_an_identity_of_an_older_version_is_read() -> None:
