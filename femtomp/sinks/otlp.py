@@ -16,6 +16,7 @@ https://opentelemetry.io/docs/specs/otlp/
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import random
 import time
@@ -54,6 +55,7 @@ MAX_DOUBTFUL: Final = 8
 # So often in turn, three minutes at least, a last record is tried that does not get in.
 MAX_ALONE: Final = 10
 
+_log: Final = logging.getLogger(__name__)
 _TOO_LARGE: Final = Answer("too large", "above the limit of a request")
 _SPLIT: Final = ("too large", "exhausted")
 _PACKAGES: Final = {
@@ -192,6 +194,8 @@ class OTLPDriver:
         Nanoseconds since the epoch, for `observed_time_unix_nano`.
     draw : callable
         Random number of [0, 1), for the jitter of delays.
+    sleep : callable
+        Waits for so many seconds.
     """
 
     def __init__(
@@ -201,11 +205,13 @@ class OTLPDriver:
         interval_s: float = 0.0,
         clock_ns: Callable[[], int] = time.time_ns,
         draw: Callable[[], float] = random.random,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.interval_s = interval_s
         self._transport = transport
         self._clock_ns = clock_ns
         self._draw = draw
+        self._sleep = sleep
         self._failures = 0
         self._alone = 0
 
@@ -236,12 +242,18 @@ class OTLPDriver:
     def _resolve(self, batch: Sequence[Record], done: _Done) -> None:
         """Send once more the single records that seemed to exhaust the collector.
 
-        It has done with another request since: now it is the record.
+        It has done with another request since: now it is the record. If the collector
+        goes away meanwhile, it is waited for here: what came behind is delivered, and
+        would come twice; the record may be a good one.
         """
         doubtful, done.doubtful = done.doubtful, []
-        for index, before in doubtful:
+        for index, _ in doubtful:
             again = self._send(batch[index : index + 1])
-            done.settle(1, before if again.kind == "retry" else again)
+            while again.kind == "retry":
+                _log.warning("in the midst of a batch the collector: %s", again.reason)
+                self._sleep(self._delay_s(again))
+                again = self._send(batch[index : index + 1])
+            done.settle(1, again)
 
     def _end(self, done: _Done) -> Outcome:
         if not done.doubtful:

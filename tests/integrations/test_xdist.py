@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from tests.components import require
@@ -70,6 +71,9 @@ def test_that_uses_femtomp_itself():
     log.info("pytest's level is the test's to change")
 """
 CONFTEST = "from tests.integrations import noted\n"
+# Run from a tree, it is not installed; and no plugin may be named twice.
+_IS_INSTALLED = entry_points(group="pytest11", name="femtomp")
+_PLUGIN = [] if _IS_INSTALLED else ["-p", "femtomp.pytest_plugin"]
 NOTHING = "def test_nothing(): pass\n"
 
 
@@ -80,7 +84,7 @@ def run(tmp_path: Path, content: str, *arguments: str):
     (tmp_path / "test_it.py").write_text(content)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "femtomp.pytest_plugin", *arguments],
+        [sys.executable, "-m", "pytest", *_PLUGIN, *arguments],
         cwd=tmp_path,
         env={
             **os.environ,

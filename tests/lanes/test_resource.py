@@ -14,7 +14,9 @@ BASE = {"service.name": "shop", "team": "tea"}
 def test_resource_says_who_and_what() -> None:
     """It has what the server was told, the identity, and what the system tells."""
     resource = worker_resource(WHO, BASE, "epoch", {"process.owner": "www"})
-    assert dict(resource) == {
+    told = dict(resource)
+    told.pop("telemetry.sdk.version", None)  # known where femtomp is installed
+    assert told == {
         "service.name": "shop",
         "team": "tea",
         "service.instance.id": resource["service.instance.id"],

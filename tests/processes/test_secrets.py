@@ -54,6 +54,12 @@ def test_secrets_are_shown_nowhere(tmp_path, monkeypatch, capfd, by, host):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
     elif by == "sinks variable":
         monkeypatch.setenv("FEMTOMP_SINKS", f"otlp:{url}")
+    if host != "127.0.0.1:9":  # what can be no host is an error, at once
+        with pytest.raises(femtomp.ConfigError, match="endpoint") as caught:
+            femtomp.start_server(sinks, spool_parent=tmp_path)
+        check(str(caught.value), "the error")
+        check(capfd.readouterr().err, "stderr")
+        return
     server = femtomp.start_server(sinks, spool_parent=tmp_path)
     try:
         with Attached() as log:

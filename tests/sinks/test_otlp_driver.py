@@ -295,6 +295,18 @@ def test_partial_progress_is_accepted() -> None:
     assert outcome == RetryAfter(9.0, "later", 3, {})
 
 
+def test_collector_that_goes_away_between_two_tries_of_a_record_is_waited_for() -> None:
+    """A record that seemed to exhaust it is not refused because it went down then."""
+    exhausted, down = Answer("exhausted", "no"), Answer("retry", "down")
+    script = Script(exhausted, exhausted, Answer("accepted"), down, down)
+    script.answers.append(Answer("accepted"))
+    waits: list[float] = []
+    driver = OTLPDriver(script, draw=lambda: 0.5, sleep=waits.append)
+    assert driver.write(batch(2)) == Delivered()
+    assert waits == [1, 2]
+    assert script.answers == []
+
+
 def test_delays_grow_to_a_limit_and_start_again() -> None:
     """Without the collector's word the delay doubles, up to 30 s, with jitter."""
     script = Script(*[Answer("retry", "down")] * 8, Answer("accepted"))
