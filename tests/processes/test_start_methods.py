@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.processes.harness import lines, run_file
+from tests.processes.harness import lines, run_file, run_script
 
 POOL = """
     import logging, multiprocessing, os, sys, threading
@@ -176,3 +176,38 @@ def test_a_forked_child_cannot_stop_the_server(tmp_path):
     path = tmp_path / "app.jsonl"
     run_file(tmp_path / "half.py", HALF, path)
     assert [r["body"] for r in lines(path)] == ["child", "master"]
+
+
+PENDING = """
+import logging, os, signal, sys
+import femtomp
+
+with femtomp.start_server(femtomp.FileSink(sys.argv[1]), level="INFO") as server:
+    femtomp.worker_init()
+    engine = server._spool.control()[2]
+    os.kill(engine, signal.SIGSTOP)
+    for number in range(1000):
+        logging.info("pending", extra={"number": number})
+    children = []
+    for child in range(8):
+        pid = os.fork()
+        if not pid:
+            if child % 2:
+                logging.info("child")
+                sys.exit(0)  # runs what was inherited for an exit
+            os._exit(0)
+        children.append(pid)
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+    os.kill(engine, signal.SIGCONT)
+"""
+
+
+def test_what_is_pending_at_forks_comes_once(tmp_path):
+    """A thousand records that wait when eight children are forked are a thousand."""
+    path = tmp_path / "app.jsonl"
+    run_script(PENDING, path)
+    bodies = [r["body"] for r in lines(path)]
+    assert (bodies.count("pending"), bodies.count("child")) == (1000, 4)
+    uids = [r["uid"] for r in lines(path)]
+    assert len(set(uids)) == len(uids)
