@@ -150,8 +150,8 @@ MUTANTS: Final = (
             ("                and mark[0]\n", ""),
             (
                 ("            if not mark[0]:\n                catch_up()\n"
-                "            if not self._send"),
-                "            if not self._send",
+                "            if self._is_orphan"),
+                "            if self._is_orphan",
             ),
         ),
         ("worker/test_handler.py::test_raw_fork_without_hooks",),
@@ -168,7 +168,7 @@ MUTANTS: Final = (
     ),
     _one(
         "a child has its parent's context", "worker/context.py",
-        "        if generation != _generation:\n            return", "        if False:\n            return",
+        "            if generation == _generation:\n", "            if True:\n",
         "worker/test_context.py::test_child_that_leaves_its_parents_block_has_none_still",
     ),
     # -- reader and cursors ----------------------------------------------------------

@@ -195,13 +195,17 @@ def test_record_is_that_of_the_standard_logger(
     shop.logger.setLevel(1)
     if others:
         shop.logger.handlers[:] = [shop.handler, Witness()]
-    if loggers.TRACE not in logging._levelToName:
-        logging.addLevelName(loggers.TRACE, "TRACE")
+    # uvicorn and granian, which other tests import, have a name for it as well.
+    tables = logging._levelToName, logging._nameToLevel
+    before = [dict(table) for table in tables]
+    logging.addLevelName(loggers.TRACE, "TRACE")
     try:
         ours = Logger(shop.logger, bound)
         log_both(shop.logger, ours, call, {**bound, **given}, context)
     finally:
-        del logging._levelToName[loggers.TRACE], logging._nameToLevel["TRACE"]
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
     expected, found = shop.records()
     assert line(found) == line(expected)
 
