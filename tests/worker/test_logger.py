@@ -35,6 +35,20 @@ from tests.worker.test_plain import Raises
 STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
+@pytest.fixture(autouse=True)
+def _level_has_no_name():
+    """uvicorn, granian and billiard, which other tests import, name level 5 as well."""
+    tables = logging._levelToName, logging._nameToLevel
+    before = [dict(table) for table in tables]
+    name = logging._levelToName.pop(loggers.TRACE, None)
+    for each in (name, "TRACE"):
+        logging._nameToLevel.pop(each, None)
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
 @pytest.fixture
 def shop(tmp_path):
     made = Shop(tmp_path)
@@ -195,17 +209,12 @@ def test_record_is_that_of_the_standard_logger(
     shop.logger.setLevel(1)
     if others:
         shop.logger.handlers[:] = [shop.handler, Witness()]
-    # uvicorn and granian, which other tests import, have a name for it as well.
-    tables = logging._levelToName, logging._nameToLevel
-    before = [dict(table) for table in tables]
     logging.addLevelName(loggers.TRACE, "TRACE")
     try:
         ours = Logger(shop.logger, bound)
         log_both(shop.logger, ours, call, {**bound, **given}, context)
     finally:
-        for table, content in zip(tables, before, strict=True):
-            table.clear()
-            table.update(content)
+        del logging._levelToName[loggers.TRACE], logging._nameToLevel["TRACE"]
     expected, found = shop.records()
     assert line(found) == line(expected)
 
