@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     Running = tuple[str, int]
 
 _TRACEPARENT: Final = "traceparent"
-# Where the main process says what became of tasks.
-_ABOUT_TASKS: Final = ("celery.worker.strategy", "celery.worker.request")
+# Where Celery says what becomes of tasks, be they running in this process or not.
+_ABOUT_TASKS: Final = (
+    "celery.app.trace",
+    "celery.worker.request",
+    "celery.worker.strategy",
+)
 _log: Final = logging.getLogger("femtomp.celery")
 
 
