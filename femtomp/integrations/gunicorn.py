@@ -27,9 +27,12 @@ import logging
 import os
 import sys
 import time
+from contextvars import ContextVar
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.glogging import Logger as _Logger
+from gunicorn.instrument.statsd import Statsd as _Statsd
 
 import femtomp
 from femtomp.integrations import http, uvicorn
@@ -37,11 +40,14 @@ from femtomp.integrations import http, uvicorn
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
+    from typing import Self
 
 _LOGGERS: Final = ("gunicorn.error", "gunicorn.access")
 _UVICORNS: Final = ("uvicorn.error", uvicorn.ACCESS)
 _BEGAN: Final = "femtomp_began"
 _error_log: Final = logging.getLogger("gunicorn.error")
+# The line that gunicorn itself would write of the request that is being logged.
+_access_line: Final[ContextVar[str | None]] = ContextVar("access_line", default=None)
 
 
 class _Pool:
@@ -109,11 +115,21 @@ class Logger(_Logger):  # type: ignore[misc]
     """gunicorn's `logger_class`: its error and access log as records with fields.
 
     An `errorlog` or `accesslog` of ``"-"`` means femtomp's sinks; a path is written by
-    gunicorn itself, besides. `logconfig` and its like are respected.
+    gunicorn itself, besides, in the `access_log_format`. `logconfig` and its like are
+    respected. With a `statsd_host`, gunicorn's metrics are sent there, as without
+    femtomp.
     """
 
     # gunicorn thinks so only if it has a file or stream of its own to write to.
     access_log_enabled = True
+
+    def __new__(cls, cfg: Any) -> Self:
+        """Return a logger that sends metrics, too, where a `statsd_host` is set.
+
+        gunicorn does so for its own class only: it takes another one in its place.
+        """
+        with_metrics = cls is Logger and cfg.statsd_host is not None
+        return super().__new__(_StatsdLogger if with_metrics else cls)
 
     def setup(self, cfg: Any) -> None:
         """Set up the loggers; called at the start and at each reload."""
@@ -122,6 +138,11 @@ class Logger(_Logger):  # type: ignore[misc]
             for handler in logger.handlers[:]:
                 if type(handler) is logging.StreamHandler and _is_gunicorns(handler):
                     logger.removeHandler(handler)
+        self._has_lines = False
+        for handler in self.access_log.handlers:
+            if _is_gunicorns(handler):
+                handler.setFormatter(_AccessFormatter(handler.formatter))
+                self._has_lines = True
         _set_up(cfg)
 
     def access(
@@ -143,13 +164,58 @@ class Logger(_Logger):  # type: ignore[misc]
             fields["http.response.status_code"] = status
         if (sent := getattr(resp, "sent", None)) is not None:
             fields["http.response.body.size"] = sent
-        self.access_log.info(
-            "%s %s %s",
-            fields.get("http.request.method"),
-            fields.get("url.path"),
-            status,
-            extra=fields,
-        )
+        line = self._line(resp, req, environ, request_time) if self._has_lines else None
+        token = _access_line.set(line)
+        try:
+            self.access_log.info(
+                "%s %s %s",
+                fields.get("http.request.method"),
+                fields.get("url.path"),
+                status,
+                extra=fields,
+            )
+        finally:
+            _access_line.reset(token)
+
+    def _line(self, *request: Any) -> str | None:
+        """Return the line that gunicorn would log, for its own files and syslog."""
+        try:
+            atoms = self.atoms_wrapper_class(self.atoms(*request))
+            return str(self.cfg.access_log_format % atoms)
+        except Exception:
+            # As gunicorn does, which knows no format that is wrong at the start.
+            self.exception("access_log_format %r failed", self.cfg.access_log_format)
+            return None
+
+
+class _StatsdLogger(Logger, _Statsd):  # type: ignore[misc]
+    """The same for a gunicorn with a `statsd_host`."""
+
+    def access(
+        self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta
+    ) -> None:
+        """Log one request, and send the metrics that gunicorn's own class sends."""
+        Logger.access(self, resp, req, environ, request_time)
+        self.timer("gunicorn.request.duration", round(_seconds(request_time) * 1e3, 3))
+        self.increment("gunicorn.requests", 1)
+        if (status := http.status_code(resp.status)) is not None:
+            self.increment(f"gunicorn.request.status.{status}", 1)
+
+
+class _AccessFormatter(logging.Formatter):
+    """Write gunicorn's own line where there is one; else as the formatter before."""
+
+    def __init__(self, other: logging.Formatter | None) -> None:
+        super().__init__()
+        self._other = other or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = _access_line.get()
+        if line is not None:
+            record = copy(record)
+            record.msg, record.args = line, None
+        return self._other.format(record)
 
 
 def _seconds(time_taken: Any) -> float:
@@ -250,12 +316,20 @@ def _compose(cfg: Any, name: str, ours: Callable[..., None]) -> None:
     setting.value = both
 
 
-def _pre_fork(_: Any, worker: Any) -> None:
+def _pre_fork(master: Any, worker: Any) -> None:
+    _be_heard(master)  # an application that was loaded in the master, --preload
     _pool.worker = worker
 
 
-def _post_worker_init(_: Any) -> None:
+def _be_heard(_: Any) -> None:
+    """Enable the loggers that an application's `dictConfig` disables by default."""
+    for name in _LOGGERS:
+        logging.getLogger(name).disabled = False
+
+
+def _post_worker_init(worker: Any) -> None:
     """Put the handler back if the application's own set-up has taken it away."""
+    _be_heard(worker)
     handler = femtomp.worker_handler(missing="stderr")
     if not _has_handler(logging.getLogger()):
         logging.getLogger().addHandler(handler)
@@ -301,6 +375,7 @@ def _child_exit(_: Any, worker: Any) -> None:
 
 
 _HOOKS: Final[dict[str, Callable[..., None]]] = {
+    "on_starting": _be_heard,
     "pre_fork": _pre_fork,
     "post_worker_init": _post_worker_init,
     "pre_request": _pre_request,

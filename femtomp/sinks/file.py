@@ -207,6 +207,8 @@ class _File:
         OSError
             If the file has its new name and another one cannot be made yet.
         """
+        if self._housekeeper is not None:
+            self._housekeeper.make_room()
         try:
             rotated.rename(self._path)
         except FileNotFoundError:

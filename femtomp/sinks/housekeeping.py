@@ -77,33 +77,62 @@ class Housekeeper(threading.Thread):
         """Say that a file was rotated."""
         self._wake.set()
 
+    def make_room(self) -> None:
+        """Delete what this thread had no time for: a further file is about to come."""
+        delete_surplus(self._options)
+
     def close(self) -> None:
         """Stop, in the middle of a file if need be: the next start does it again."""
         self._stopped = True
         self._wake.set()
         if self.is_alive():
             self.join(_CLOSE_S)
+        delete_surplus(self._options)
 
 
 def tidy(options: FileSink, is_stopped: Callable[[], bool]) -> float:
     """Do what is to be done now; return after how many seconds there may be more.
 
-    What fails is said, and keeps nothing else from being done.
+    What fails is said, and keeps nothing else from being done. Old files are deleted
+    before each compression: the next ones come while it goes on.
     """
     path = os.path.realpath(options.path)
     wait_s = LOOK_S
+    seen: set[str] = set()
     try:
-        found = rotated.find(path)
+        while not is_stopped():
+            found = rotated.find(path)
+            for stamp in _old(path, found, options):
+                endings = found.pop(stamp)
+                if stamp not in seen:
+                    seen.add(stamp)
+                    wait_s = min(wait_s, _delete(f"{path}.{stamp}", endings))
+            stamp = min(found.keys() - seen, default="")
+            if not stamp:
+                break
+            seen.add(stamp)
+            name = f"{path}.{stamp}"
+            wait_s = min(wait_s, _finish(name, found[stamp], options, is_stopped))
     except OSError as exc:
         return _failed(path, exc)
-    for stamp in _old(path, found, options):
-        wait_s = min(wait_s, _delete(f"{path}.{stamp}", found.pop(stamp)))
-    for stamp, endings in sorted(found.items()):
-        if is_stopped():
-            break
-        name = f"{path}.{stamp}"
-        wait_s = min(wait_s, _finish(name, endings, options, is_stopped))
     return wait_s
+
+
+def delete_surplus(options: FileSink) -> None:
+    """Delete what is beyond `keep_files`.
+
+    It says nothing of what fails: the next `tidy` meets it, too.
+    """
+    if options.keep_files is None:
+        return
+    path = os.path.realpath(options.path)
+    try:
+        found = rotated.find(path)
+        for stamp in sorted(found)[: -options.keep_files]:
+            for ending in found[stamp]:
+                _unlink(f"{path}.{stamp}{ending}")
+    except OSError:
+        pass
 
 
 def _delete(name: str, endings: set[str]) -> float:
@@ -219,7 +248,8 @@ def _replace(
         raise
     finally:
         os.close(copy)
-    if not is_whole:
+    # Deleted meanwhile, where files come faster than they are compressed.
+    if not is_whole or not _is_there(path, status):
         _unlink(part)
         return
     os.rename(part, packed)

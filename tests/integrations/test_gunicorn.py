@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -366,6 +367,71 @@ def test_a_logging_configuration_of_the_user_doubles_nothing(tmp_path, name) -> 
     access = [r for r in records if r["logger"].endswith(".access")]
     assert len(access) == 1
     assert len(by_body(records, "Finished server process")) == (kind != "sync")
+
+
+ACCESS_LINE = r'127\.0\.0\.1 "GET /a\?b HTTP/1\.1" 200 in 0\.\d{6}'
+
+
+def test_gunicorns_access_file_and_metrics_stay_as_they_are(tmp_path) -> None:
+    """A path in `accesslog` gets lines in the `access_log_format`, and `statsd_host`
+    the same metrics as from a gunicorn alone; femtomp's sinks get records with fields.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.settimeout(20)
+        gunicorn = started(
+            tmp_path, "--workers=1",
+            more=f"""
+accesslog = "access.log"
+access_log_format = '%(h)s "%(r)s" %(s)s in %(L)s'
+statsd_host = "127.0.0.1:{statsd.getsockname()[1]}"
+""",
+        )  # fmt: skip
+        with gunicorn:
+            assert get(gunicorn.port, "/a?b") is not None
+            assert gunicorn.terminate() == 0
+        metrics = set()
+        while "gunicorn.request.status.200" not in metrics:
+            metrics.add(statsd.recv(2000).decode().partition(":")[0])
+    assert metrics >= {"gunicorn.request.duration", "gunicorn.requests"}
+    (line, *_) = (tmp_path / "access.log").read_text().splitlines()
+    assert re.fullmatch(ACCESS_LINE, line), line
+    (record,) = by_body(read(tmp_path / "records"), "GET /a")
+    assert record["attributes"]["http.response.status_code"] == 200
+
+
+def test_an_access_format_that_fails_is_said_and_breaks_no_request(tmp_path) -> None:
+    """The record is there; the file gets its text, and an error says what is wrong."""
+    gunicorn = started(
+        tmp_path, "--workers=1",
+        more="accesslog = 'access.log'\naccess_log_format = '%(s)q'",
+    )  # fmt: skip
+    with gunicorn:
+        assert get(gunicorn.port, "/a") is not None
+        assert gunicorn.terminate() == 0
+    records = read(tmp_path / "records")
+    (said,) = by_body(records, "access_log_format '%(s)q' failed")
+    assert "unsupported format character" in said["attributes"]["exception.message"]
+    assert len(by_body(records, "GET /a 200")) == 1
+    assert "GET /a 200" in (tmp_path / "access.log").read_text()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--preload",)])
+def test_loggers_that_an_application_disables_are_heard(tmp_path, arguments) -> None:
+    """`disable_existing_loggers`, dictConfig's default, silences no gunicorn logger."""
+    (tmp_path / "disabling.py").write_text(
+        "import logging.config\n"
+        "logging.config.dictConfig({'version': 1, 'root': {'level': 'INFO'}})\n"
+        "from tests.integrations.app import wsgi\n"
+    )
+    gunicorn = started(tmp_path, "--workers=1", *arguments, app="disabling:wsgi")
+    with gunicorn:
+        assert get(gunicorn.port, "/a") is not None
+        assert gunicorn.terminate() == 0
+    records = read(tmp_path / "records")
+    assert len(by_body(records, "GET /a 200")) == 1
+    assert by_body(records, "Worker-")
+    assert by_body(records, "Shutting down: Master")
 
 
 def test_no_configuration_is_needed(tmp_path) -> None:

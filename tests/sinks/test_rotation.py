@@ -498,6 +498,34 @@ def test_so_many_files_are_kept(path, open_sink) -> None:
     assert bodies(*files(path)) == [f"record {n}" for n in range(6, 13)]
 
 
+def test_a_burst_keeps_so_many_files_while_one_is_compressed(
+    path, monkeypatch
+) -> None:
+    """Two more than are kept lie there at most, and none more when the sink is closed:
+    a file that is deleted in the midst of its compression comes back in no form.
+    """
+    begun, may_go_on = threading.Event(), threading.Event()
+    write_all = housekeeping._write_all
+
+    def slowly(descriptor: int, data: bytes) -> None:
+        begun.set()
+        assert may_go_on.wait(30)
+        write_all(descriptor, data)
+
+    monkeypatch.setattr(housekeeping, "_write_all", slowly)
+    options = {"rotate_bytes": 3 * LINE + 50, "keep_files": 3, "compress": "gzip"}
+    driver = open_driver(FileSink(path, **options))
+    driver.write(batch(6))
+    assert begun.wait(30)
+    for _ in range(30):
+        assert driver.write(batch(3)) == Delivered()
+        assert len(files(path)) - 1 <= 3 + 2
+    may_go_on.set()
+    driver.close()
+    assert len(files(path)) - 1 == 3
+    assert bodies(path) == ["record 0", "record 1", "record 2"]
+
+
 def test_old_files_go(path, open_sink) -> None:
     """A rotated file goes so many days after its last line; others' files stay."""
     old = [path.with_name(f"app.jsonl.20200101T00000{n}.000000Z") for n in range(3)]
