@@ -129,7 +129,8 @@ class Logger(_Logger):  # type: ignore[misc]
         gunicorn does so for its own class only: it takes another one in its place.
         """
         with_metrics = cls is Logger and cfg.statsd_host is not None
-        return super().__new__(_StatsdLogger if with_metrics else cls)
+        made: Self = super().__new__(_StatsdLogger if with_metrics else cls)
+        return made
 
     def setup(self, cfg: Any) -> None:
         """Set up the loggers; called at the start and at each reload."""

@@ -498,9 +498,7 @@ def test_so_many_files_are_kept(path, open_sink) -> None:
     assert bodies(*files(path)) == [f"record {n}" for n in range(6, 13)]
 
 
-def test_a_burst_keeps_so_many_files_while_one_is_compressed(
-    path, monkeypatch
-) -> None:
+def test_a_burst_keeps_so_many_files_while_one_is_compressed(path, monkeypatch) -> None:
     """Two more than are kept lie there at most, and none more when the sink is closed:
     a file that is deleted in the midst of its compression comes back in no form.
     """
