@@ -151,9 +151,10 @@ def _engine_steps(
     scan(spool.lanes, lanes, lambda epoch: Lane(spool.lanes, epoch))
     lane = next(iter(lanes.values()))
     lane.refresh()
-    # The second segment: the first one may be small.
-    position = Position(lane.segments[1])
-    chunk = lane.read(position)
+    # Behind the first segment, which is small: a chunk of the usual size.
+    position = Position()
+    while (chunk := lane.read(position)).number == 0:
+        position = lane.normalised(position.behind(0, chunk.after, chunk.sequence))
     size = len(chunk.frames)
     brief = {
         "service.name": "shop",

@@ -131,10 +131,16 @@ _LATE = {
 }
 
 
+# As `femtomp.testing.captured_records`, without an import of their own.
+_MODULES = ("integrations", "otel", "testing")
+
+
 def __getattr__(name: str) -> Any:
     """Load what workers do not need when it is first asked for (PEP 562)."""
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"femtomp.{name}")
     module = _LATE.get(name)
     if module is None:
         msg = f"module 'femtomp' has no attribute {name!r}"
@@ -144,7 +150,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_MODULES))
 
 
 def start_server(

@@ -11,7 +11,10 @@ its own::
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from femtomp.checks import shown
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 CONSOLE_FORMAT: Final = "FEMTOMP_CONSOLE_FORMAT"
+SINKS: Final = "FEMTOMP_SINKS"
 
 
 def parse_sink(text: str) -> SinkOptions:
@@ -84,11 +88,27 @@ def resolve_sinks(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOption
     Raises
     ------
     ConfigError
-        If one is not a sink, or two have the same name.
+        If one is not a sink, or two have the same name or write the same file. What
+        is wrong in `FEMTOMP_SINKS` names it.
     """
     if sinks is None:
-        words = environ.get("FEMTOMP_SINKS", "").split(",")
-        sinks = [w for w in words if w.strip()] or ["console"]
+        return _of_variable(environ)
+    return _resolved(sinks, environ)
+
+
+def _of_variable(environ: Mapping[str, str]) -> tuple[SinkOptions, ...]:
+    given = environ.get(SINKS, "")
+    words = [w for w in given.split(",") if w.strip()]
+    try:
+        return _resolved(words or ["console"], environ)
+    except ConfigError as exc:
+        if not words:
+            raise
+        msg = f"{SINKS}={shown(given)!r}: {exc}"
+        raise ConfigError(msg) from exc
+
+
+def _resolved(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOptions, ...]:
     if isinstance(sinks, (str, *SINK_TYPES)):
         sinks = [sinks]
     try:
@@ -99,7 +119,29 @@ def resolve_sinks(sinks: object, environ: Mapping[str, str]) -> tuple[SinkOption
     if not parsed:
         msg = "sinks is empty: give at least one, or None for the console"
         raise ConfigError(msg)
+    _refuse_same_file(parsed)
     return _named(parsed)
+
+
+def _refuse_same_file(sinks: list[SinkOptions]) -> None:
+    """Refuse two sinks of one regular file: each line would be there twice."""
+    seen: dict[str, str] = {}
+    for sink in sinks:
+        if not isinstance(sink, FileSink):
+            continue
+        path = os.path.realpath(sink.path)
+        if path in seen and not _is_special(path):
+            names = " and ".join(sorted({seen[path], os.fspath(sink.path)}))
+            msg = f"two sinks write the same file: {names}; leave one of them out"
+            raise ConfigError(msg)
+        seen[path] = os.fspath(sink.path)
+
+
+def _is_special(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(Path(path).stat().st_mode)
+    except OSError:
+        return False
 
 
 def _sink(item: object, environ: Mapping[str, str]) -> SinkOptions:

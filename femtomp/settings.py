@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -38,6 +38,7 @@ from femtomp.config import (
     JournaldSink,
     OTLPSink,
     SinkOptions,
+    level_number,
 )
 from femtomp.errors import ConfigError
 from femtomp.grammar import parse_sink
@@ -120,6 +121,7 @@ def _table(where: str, path: Path) -> Mapping[str, Any]:
 
 def _settings(where: str, table: Mapping[str, Any]) -> Settings:
     options = {k: v for k, v in table.items() if k not in _NAMED}
+    _refuse_heading(where, options)
     for key in options:
         if key not in OPTION_NAMES | LIMIT_NAMES:
             allowed = ", ".join((*_NAMED, *sorted(OPTION_NAMES | LIMIT_NAMES)))
@@ -134,6 +136,8 @@ def _settings(where: str, table: Mapping[str, Any]) -> Settings:
         raise ConfigError(msg) from exc
     for key in ("name", "spool_parent"):
         _text_if_any(where, key, table.get(key))
+    if "level" in table:
+        level_at(f"{where}: level", table["level"])
     return Settings(
         sinks=_sinks(where, table["sinks"]) if "sinks" in table else None,
         name=table.get("name"),
@@ -142,6 +146,39 @@ def _settings(where: str, table: Mapping[str, Any]) -> Settings:
         resource=_mapping(where, "resource", table.get("resource", {})),
         options=options,
     )
+
+
+def _refuse_heading(where: str, table: Mapping[str, Any]) -> None:
+    """Refuse `[femtomp]` and `[tool.femtomp]` in a file that is femtomp's own."""
+    tool = table.get("tool")
+    nested = isinstance(tool, Mapping) and "femtomp" in tool
+    if nested or isinstance(table.get("femtomp"), Mapping):
+        heading = "[tool.femtomp]" if nested else "[femtomp]"
+        msg = (
+            f"{where}: {heading} does not belong here: in femtomp.toml the keys stand "
+            "at the top, without it; in pyproject.toml they stand below [tool.femtomp]"
+        )
+        raise ConfigError(msg)
+
+
+def level_at(where: str, level: object) -> int:
+    """Return a level's number; an error names the place that gives the level.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such level.
+
+    Examples
+    --------
+    >>> level_at("FEMTOMP_LEVEL", "info")
+    20
+    """
+    try:
+        return level_number(level)
+    except ConfigError as exc:
+        msg = f"{where}: {exc}"
+        raise ConfigError(msg) from exc
 
 
 def _redaction(where: str, table: Mapping[str, Any]) -> Redaction:
@@ -188,11 +225,15 @@ def _of_table(table: dict[str, Any]) -> SinkOptions:
         if key not in allowed:
             msg = f"unknown key {key!r}; {made.__name__} has: {', '.join(allowed)}"
             raise ConfigError(msg)
-    try:
-        return cast("SinkOptions", made(**table))
-    except TypeError as exc:
-        msg = f"{made.__name__}: {exc}"  # a key that it cannot do without
-        raise ConfigError(msg) from exc
+    for f in fields(made):
+        if (
+            f.default is MISSING
+            and f.default_factory is MISSING
+            and f.name not in table
+        ):
+            msg = f"{made.__name__} needs {f.name!r}"
+            raise ConfigError(msg)
+    return cast("SinkOptions", made(**table))
 
 
 def _mapping(where: str, key: str, value: object) -> Mapping[str, Any]:

@@ -157,6 +157,7 @@ CHECKS = {
     "ray": lambda: _packages("ray"),
     "loky": lambda: _packages("joblib"),
     "redis": lambda: _packages("redis") or _program("redis-server"),
+    "fastapi": lambda: _packages("fastapi", "uvicorn", "websockets"),
     "uvicorn": lambda: _packages("uvicorn"),
     "uvicorn_worker": lambda: _packages("uvicorn", "uvicorn_worker"),
     "xdist": lambda: _packages("xdist"),

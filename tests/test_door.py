@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+import femtomp
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Beyond what `import logging` loads. The door's own modules and a few of the standard
@@ -191,6 +193,29 @@ def test_public_names_start_nothing() -> None:
         del before[key], after[key]
     assert after == before
     assert heavy_among(set(loaded), ("grpc", "opentelemetry", "rich")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "testing.captured_records",
+        "otel.LoggerProvider",
+        "integrations.pool.install",
+        "integrations.asgi.RequestContext",
+    ],
+)
+def test_public_modules_need_no_import_of_their_own(name: str) -> None:
+    """What the documents print as `femtomp.testing.X` works after `import femtomp`."""
+    command = [sys.executable, "-c", f"import femtomp; femtomp.{name}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_no_integration_of_any_name() -> None:
+    """An unknown one is an AttributeError, as of any module."""
+    with pytest.raises(AttributeError, match="has no attribute 'fortran'"):
+        _ = femtomp.integrations.fortran
+    assert "gunicorn" in dir(femtomp.integrations)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -111,7 +111,17 @@ def test_nothing_is_looked_for(tmp_path, monkeypatch) -> None:
         ("sinks = [3]", r"sinks\[0\]: it must be a table"),
         ('sinks = ["console", "fiel:a"]', r"sinks\[1\]: unknown sink 'fiel:a'"),
         ("[[sinks]]\npath = '/a'", r"sinks\[0\]: type must be one of console, file"),
-        ("[[sinks]]\ntype = 'file'", "FileSink.*path"),
+        ("[[sinks]]\ntype = 'file'", r"sinks\[0\]: FileSink needs 'path'$"),
+        ("level = 'LOUD'", "level: unknown level 'LOUD'"),
+        ("level = [1]", r"level: unknown level \[1\]"),
+        (
+            "[femtomp]\nlevel = 'INFO'",
+            r"\[femtomp\] does not belong here: .* at the top",
+        ),
+        (
+            "[tool.femtomp]\nlevel = 'INFO'",
+            r"\[tool.femtomp\] does not belong here: .* pyproject.toml",
+        ),
         (
             "[[sinks]]\ntype = 'file'\npth = '/a'",
             r"sinks\[0\]: unknown key 'pth'; FileSink has: path, format",
@@ -209,3 +219,31 @@ def test_arguments_over_environment_over_file(tmp_path, arguments, environ, expe
         assert "cannot append to /dev/full/x" in done.stderr
     else:
         assert done.stdout.split("\n")[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"FEMTOMP_LEVEL": "LOUD"}, "^FEMTOMP_LEVEL: unknown level 'LOUD'"),
+        ({"FEMTOMP_SINKS": "fiel:a"}, "^FEMTOMP_SINKS='fiel:a': unknown sink"),
+        (
+            {"FEMTOMP_SINKS": "console,file:"},
+            "^FEMTOMP_SINKS='console,file:': FileSink",
+        ),
+    ],
+)
+def test_errors_name_the_variable(monkeypatch, environ, words) -> None:
+    """What cannot be used in the environment is said with the variable's name."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=words):
+        femtomp.start_server()
+
+
+@pytest.mark.parametrize("other", ["a.log", "./a.log", "b.log"])
+def test_one_file_in_two_sinks_is_an_error(tmp_path, monkeypatch, other) -> None:
+    """Each line would be there twice, whatever the file is called the second time."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.log").symlink_to("a.log")
+    with pytest.raises(ConfigError, match=r"two sinks write the same file: .*a\.log"):
+        femtomp.start_server(["file:a.log", FileSink(other, name="other")])

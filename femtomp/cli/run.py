@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -42,6 +43,9 @@ _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 # process group, the command included (sigaction(2)).
 _SI_KERNEL: Final = 0x80
 DEFAULT_TIMEOUT_S: Final = 10.0
+_PYTHON: Final = re.compile(r"(python|pypy)(\d+(\.\d+)?)?t?")
+# python(1): those of an interpreter's options whose value may be the next word.
+_WITH_VALUE: Final = ("-W", "-X", "--check-hash-based-pycs")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,7 +117,7 @@ def _serve(
     from femtomp.supervisor.told import GuessedName
 
     # "python" is many: what such a server left is adopted by the same command only.
-    guess = GuessedName(Path(command[0]).name, shlex.join(command))
+    guess = GuessedName(name_of(command), shlex.join(command))
     name = args.name or guess
     server = start_server(args.sinks, name=name, level=args.level)
     try:
@@ -129,6 +133,36 @@ def _serve(
     if said:
         _say(said)
     return status
+
+
+def name_of(command: Sequence[str]) -> str:
+    """Return what a command is called: of a Python, the script or module that it runs.
+
+    Examples
+    --------
+    >>> name_of(["/usr/bin/python3", "-X", "dev", "shop/app.py", "--fast"])
+    'app'
+    >>> name_of(["python", "-m", "shop.worker"]), name_of(["gunicorn", "app:app"])
+    ('shop.worker', 'gunicorn')
+    """
+    program = Path(command[0]).name
+    if not _PYTHON.fullmatch(program):
+        return program
+    words = iter(command[1:])
+    for word in words:
+        if word == "-m":
+            return next(words, program)
+        if word.startswith("-m"):
+            return word[2:]
+        if word.startswith("-c") or word == "-":
+            return program
+        if word in _WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            path = Path(word)
+            is_main = path.name in ("__main__.py", "manage.py")
+            return (path.absolute().parent.name if is_main else path.stem) or program
+    return program
 
 
 def _unusable(program: str) -> int | None:

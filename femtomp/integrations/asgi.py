@@ -81,13 +81,31 @@ class RequestContext:
         fields = {name: asked[name] for name in names if name in asked}
         header = environ.get("HTTP_TRACEPARENT")
         began = time.monotonic()
-        with femtomp.log_context(**fields).traced(header):
-            try:
-                await self.app(scope, receive, told)
-            finally:
-                if self._log is not None and scope["type"] == "http":
-                    answer["http.server.request.duration"] = time.monotonic() - began
-                    self._access({**asked, **answer})
+        context = femtomp.log_context(**fields).traced(header)
+        context.__enter__()
+        try:
+            await self.app(scope, receive, told)
+        except Exception:
+            # Not left: the server logs the traceback and the access line further up in
+            # this task, which it made for this request alone and which ends then.
+            self._access_if_asked(scope, asked, answer, began)
+            raise
+        except BaseException:
+            context.__exit__(None, None, None)
+            raise
+        self._access_if_asked(scope, asked, answer, began)
+        context.__exit__(None, None, None)
+
+    def _access_if_asked(
+        self,
+        scope: dict[str, Any],
+        asked: dict[str, Any],
+        answer: dict[str, Any],
+        began: float,
+    ) -> None:
+        if self._log is not None and scope["type"] == "http":
+            answer["http.server.request.duration"] = time.monotonic() - began
+            self._access({**asked, **answer})
 
     def _access(self, fields: dict[str, Any]) -> None:
         assert self._log is not None  # noqa: S101 - for the type checker

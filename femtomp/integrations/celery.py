@@ -17,6 +17,7 @@ children inherit the handler, spawned ones are sent the signal again and attach.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -92,7 +93,9 @@ def install(app: Any, sinks: object = None, **options: Any) -> None:
     femtomp.identify(_who)
 
 
-def _set_up_logging(loglevel: int | None = None, **_: Any) -> None:
+def _set_up_logging(
+    loglevel: int | None = None, logfile: object = None, **_: Any
+) -> None:
     """Start the server or, in a child that was spawned, attach to it."""
     if not _is_pool_child() and not (_worker.server and _worker.server.is_mine()):
         options = {"level": loglevel or None, **_worker.options}
@@ -100,12 +103,28 @@ def _set_up_logging(loglevel: int | None = None, **_: Any) -> None:
     femtomp.worker_init()
     for name in _ABOUT_TASKS:
         logging.getLogger(name).addFilter(_name_task)
-    # billiard's own, which says what its processes died of, does not propagate.
+    _hear_billiard(loglevel)
+    if logfile and not _is_pool_child():
+        _log.warning(
+            "Celery's --logfile is not used: %s gets no records of this process. "
+            'femtomp writes to its own sinks; add "file:PATH" to them for a file',
+            logfile,
+        )
+
+
+def _hear_billiard(loglevel: int | None) -> None:
+    """Add the handler to billiard's logger, which does not propagate.
+
+    It says what a process of the pool died of. The rest of what it says, of locks and
+    queues, is left out as Celery does: unless the variable MP_LOG is set.
+    """
     from billiard.util import get_logger
 
     handler, logger = femtomp.worker_handler(missing="stderr"), get_logger()
     if handler not in logger.handlers:
         logger.addHandler(handler)
+    if logger.level == logging.NOTSET:
+        logger.setLevel((os.environ.get("MP_LOG") and loglevel) or logging.ERROR)
 
 
 def _put_back(**_: Any) -> None:

@@ -183,7 +183,7 @@ class Logger(_Logger):  # type: ignore[misc]
         try:
             atoms = self.atoms_wrapper_class(self.atoms(*request))
             return str(self.cfg.access_log_format % atoms)
-        except Exception:
+        except (AttributeError, LookupError, TypeError, ValueError):
             # As gunicorn does, which knows no format that is wrong at the start.
             self.exception("access_log_format %r failed", self.cfg.access_log_format)
             return None

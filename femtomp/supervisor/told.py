@@ -20,7 +20,7 @@ from femtomp.lanes import place
 from femtomp.lanes.space import default_quota
 from femtomp.limits import checked_levels
 from femtomp.options import ServerConfig, check_options, split_limits
-from femtomp.settings import Settings, load
+from femtomp.settings import Settings, level_at, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +100,7 @@ def told(arguments: Stated, everything: Stated, environ: Mapping[str, str]) -> T
     quota = default_quota(parent, in_memory=place.is_in_memory(parent))
     level = everything.level
     if level is None:
-        level = environ.get("FEMTOMP_LEVEL", "INFO")
+        level = level_at("FEMTOMP_LEVEL", environ.get("FEMTOMP_LEVEL", "INFO"))
     limits, others = split_limits(options, environ)
     config = ServerConfig(
         name=str(name or attributes["service.name"]),

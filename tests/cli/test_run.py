@@ -76,6 +76,18 @@ def test_nothing_is_left_behind(tmp_path) -> None:
     assert not Path(spool).exists()
 
 
+def test_the_server_is_called_as_the_script(tmp_path) -> None:
+    """`python shop.py` is `shop` in the records, not `python`."""
+    (tmp_path / "shop.py").write_text(LOGS)
+    run("run", "--sink=file:app.jsonl", "--", sys.executable, "shop.py", cwd=tmp_path)
+    (record,) = [
+        record
+        for line in (tmp_path / "app.jsonl").read_text().splitlines()
+        if (record := json.loads(line))["logger"] == "app"
+    ]
+    assert record["resource"]["service.name"] == "shop"
+
+
 def test_level_reaches_the_workers(tmp_path) -> None:
     """`--level` is the level that `worker_init` sets in the command."""
     done = run(

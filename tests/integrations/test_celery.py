@@ -40,6 +40,8 @@ class Worker:
         self.ledgers = directory / "ledgers"
         self.ledgers.mkdir()
         self._arguments = arguments
+        has_level = any(word.startswith("-l") for word in arguments)
+        self._level = [] if has_level else ["-linfo"]
         self._environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("CELERY")},
             "PYTHONPATH": str(ROOT),
@@ -57,7 +59,7 @@ class Worker:
         celery = [sys.executable, script, "-A", MODULE, "--quiet"]
         with (self.directory / "said").open("wb") as said:
             self.process = subprocess.Popen(
-                [*celery, *self._arguments, "-linfo"],
+                [*celery, *self._arguments, *self._level],
                 cwd=self.directory,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
@@ -379,3 +381,21 @@ def test_a_setup_logging_of_the_user_takes_no_handler_away(tmp_path) -> None:
         celery._worker.server.stop()
         celery._worker.server = None
     assert "here" in [record["body"] for record in read(tmp_path / "records")]
+
+
+def test_billiards_debug_chatter_stays_out_and_a_log_file_is_explained(
+    tmp_path,
+) -> None:
+    """With `-l debug` billiard's own DEBUG lines are left out as Celery leaves them;
+    a warning says what becomes of `--logfile`.
+    """
+    worker = Worker(tmp_path, "worker", "-c1", "-ldebug", "--logfile=worker.log")
+    with worker:
+        worker.await_body("celery@")
+        assert worker.terminate() == 0
+    records = worker.records()
+    chatter = [r for r in records if r["logger"] == "multiprocessing"]
+    assert [r["body"] for r in chatter if r["severity_text"] == "DEBUG"] == []
+    (said,) = worker.by_body("Celery's --logfile is not used: worker.log")
+    assert said["severity_text"] == "WARNING"
+    assert not (tmp_path / "worker.log").exists()

@@ -20,7 +20,7 @@ import pytest
 
 from femtomp.testing import captured_records
 from tests.components import require
-from tests.examples.pool import Gunicorn, until
+from tests.examples.pool import ROOT, Gunicorn, until
 from tests.integrations.measured import measure, read, returned
 
 WORKERS = 4
@@ -452,6 +452,38 @@ def test_no_configuration_is_needed(tmp_path) -> None:
     assert {r["resource"]["service.name"] for r in records} == {
         "tests.integrations.app"
     }
+
+
+def test_by_hand_each_line_comes_once_and_workers_have_names(tmp_path) -> None:
+    """README's own configuration: nothing is printed besides, also after a reload."""
+    readme = (ROOT / "README.md").read_text()
+    (recipe,) = re.findall(
+        r"```python\n(# gunicorn.conf.py\nimport.*?)```", readme, re.DOTALL
+    )
+    (tmp_path / "gunicorn.conf.py").write_text(recipe)
+    gunicorn = Gunicorn(
+        tmp_path, "--workers=2", "--access-logfile=-", cwd=tmp_path, sinks=None,
+        app="tests.integrations.app:wsgi", FEMTOMP_SINKS="file:records",
+    )  # fmt: skip
+    with gunicorn:
+        old = await_pids(gunicorn.port, 2)
+        gunicorn.signal(signal.SIGHUP)
+        await_pids(gunicorn.port, 2, but=old)
+        get(gunicorn.port, "/burst?3")
+        assert gunicorn.terminate() == 0
+    records = read(tmp_path / "records")
+    said = gunicorn.stderr()
+    assert "Listening at" not in said
+    assert "Booting worker" not in said
+    assert "GET" not in said
+    uids = [record["uid"] for record in records]
+    assert len(set(uids)) == len(uids)
+    assert len(by_body(records, "burst ")) == 3
+    access = [r for r in records if r["logger"] == "gunicorn.access"]
+    names = {r["resource"]["femtomp.worker.name"] for r in access}
+    assert {"worker-1", "worker-2"} < names < {f"worker-{n}" for n in range(1, 9)}
+    (handling,) = by_body(records, "Handling signal: hup")
+    assert handling["resource"]["femtomp.worker.name"] == "master"
 
 
 def test_a_sink_that_cannot_be_built_is_one_line(tmp_path) -> None:

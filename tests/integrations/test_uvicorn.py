@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -136,3 +137,50 @@ def test_a_program_of_ones_own(tmp_path) -> None:
         records = exercise(tmp_path, process, port, "uvicorn.run(workers=2)")
     assert (tmp_path / "said").read_text() == ""
     check(records, process.pid)
+
+
+def test_a_request_that_fails_has_its_id_on_the_traceback(tmp_path) -> None:
+    """Uvicorn logs traceback and access line outside the middleware, and both have the
+    id of their request, over HTTP and websockets; the next request has its own.
+    """
+    require("fastapi")
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    (tmp_path / "log.json").write_text(json.dumps(CONFIG))
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", f"--port={port}"]
+    command += ["--log-config=log.json", "tests.integrations.fastapi_app:app"]
+    with served(tmp_path, command) as process:
+        until(lambda: can_connect(port), "it serves")
+        for request_id, path in (("r1", "/fail"), ("r2", "/well"), ("r3", "/fail")):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", path, headers={"X-Request-ID": request_id})
+            connection.getresponse().read()
+            connection.close()
+        url, headers = f"ws://127.0.0.1:{port}/fail", {"X-Request-ID": "w1"}
+        with (
+            connect(url, additional_headers=headers) as socket,
+            suppress(ConnectionClosed),
+        ):
+            socket.send("now")
+            socket.recv(20)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    records = read(tmp_path / "records")
+
+    def ids(found: list[dict]) -> list[str]:
+        return [r["attributes"]["http.request.id"] for r in found]
+
+    failed = by_body(records, "Exception in ASGI application")
+    assert ids(failed) == ["r1", "r3", "w1"]
+    assert all("LookupError" in r["attributes"]["exception.stacktrace"] for r in failed)
+    access = [r for r in records if r["logger"] == "uvicorn.access"]
+    assert ids(access) == ["r1", "r2", "r3"]
+    assert ids(by_body(records, "in the view")) == ["r2"]
+
+
+def can_connect(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
