@@ -274,6 +274,9 @@ def print_table(reader: str, found: dict[str, list[dict]]) -> None:
             )
             print(f"{peer:20}{cells}")
     others = [p for p in found if not p.startswith("femtomp") and found[p]]
+    if not others:
+        print("No other way into the journal is installed: there is no comparison.")
+        return
     for title, best in (("rec/s", max), ("senders", min), ("all", min)):
         ratios = [
             best(found[p][n][title] for p in others) / found["femtomp"][n][title]

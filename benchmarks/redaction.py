@@ -7,6 +7,7 @@ and the median of the rounds, and the ratio of each round's two.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import sys
@@ -78,6 +79,9 @@ def cpu_us(file: int, data: bytes, frames: list[Frame], redact) -> float:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
     print(f"CPython {sys.version.split()[0]}, us a record: least (median of rounds)")
     for kind in KINDS:
         data, frames = chunk_of(kind)
@@ -85,7 +89,7 @@ def main() -> int:
             redact = redact_by(rules)
             without, with_it = [], []
             with tempfile.TemporaryFile(dir="/dev/shm", buffering=0) as file:
-                for _ in range(ROUNDS):
+                for _ in range(rounds):
                     without.append(cpu_us(file.fileno(), data, frames, None))
                     with_it.append(cpu_us(file.fileno(), data, frames, redact))
                     file.truncate(0)
