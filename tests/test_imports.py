@@ -61,6 +61,8 @@ ROOMS: dict[str, str] = {
     "limits": "base",
     "errors": "base",
     "formats": "base",
+    "frozen": "base",
+    "native": "base",
     "file_options": "base",
     "otlp_options": "base",
     "integrations": "integrations",
