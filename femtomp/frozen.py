@@ -15,9 +15,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DOOR: Final = "--femtomp-supervisor"
 MARK: Final = "FEMTOMP_SUPERVISOR"
@@ -56,6 +59,16 @@ def is_unpacked_for_one_process() -> bool:
     unpacked = str(getattr(sys, "_MEIPASS", ""))
     beside = Path(sys.executable or "").parent
     return bool(unpacked) and not Path(unpacked).is_relative_to(beside)
+
+
+def added(path: Sequence[str]) -> list[str]:
+    """Return the places of a module path that the program itself did not bring along.
+
+    Another process may have unpacked those of its own somewhere else.
+    """
+    unpacked = str(getattr(sys, "_MEIPASS", "")) or sys.prefix
+    places = [place for place in path if isinstance(place, str) and place]
+    return [place for place in places if not Path(place).is_relative_to(unpacked)]
 
 
 def for_another_generation() -> dict[str, str]:

@@ -150,7 +150,7 @@ CHECKS = {
     "eventlet": lambda: _packages("eventlet"),
     "gevent": lambda: _packages("gevent"),
     "granian": lambda: _packages("granian"),
-    "pyinstaller": lambda: _packages("PyInstaller"),
+    "pyinstaller": lambda: _packages("PyInstaller") or _program("objcopy"),
     "hypercorn": lambda: _packages("hypercorn"),
     "uwsgi": _uwsgi,
     "uwsgi_hooks": _uwsgi_hooks,

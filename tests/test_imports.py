@@ -69,6 +69,7 @@ ROOMS: dict[str, str] = {
     "journald_options": "base",
     "lanes": "lanes",
     "otel": "otel",
+    "pyinstaller_hooks": "door",
     "pytest_plugin": "testing",
     "record": "base",
     "redaction": "base",

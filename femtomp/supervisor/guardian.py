@@ -97,6 +97,8 @@ def _become_guardian(told: BinaryIO) -> NoReturn:
     os.environ.update(launch.environ)
     try:
         guard(launch)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
 
@@ -112,7 +114,8 @@ def main_of_frozen() -> NoReturn:
         os.posix_spawn(arguments[0], arguments, environ)
         os._exit(0)
     told = open(0, "rb", closefd=False)  # noqa: SIM115 - the guardian reads on
-    sys.path[:], _ = marshal.load(told)  # noqa: S302 - from our own parent
+    places, _ = marshal.load(told)  # noqa: S302 - from our own parent
+    sys.path += [place for place in places if place not in sys.path]
     if is_detached:
         _become_guardian(told)
     main(told)

@@ -112,7 +112,8 @@ def preamble(path: Sequence[str]) -> bytes:
 
     By `marshal`, which is built in: nothing may be imported before the path is known.
     """
-    return marshal.dumps((standard_first(path), _PACKAGE_ROOT))
+    places = frozen.added(path) if frozen.is_frozen() else standard_first(path)
+    return marshal.dumps((places, _PACKAGE_ROOT))
 
 
 def standard_first(path: Sequence[str]) -> list[str]:
@@ -129,7 +130,7 @@ def standard_first(path: Sequence[str]) -> list[str]:
     standard = [
         place for place in path if place in own or os.path.basename(place) == archive
     ]
-    if library not in standard and not frozen.is_frozen():
+    if library not in standard:
         standard.append(library)
     found = [_as_it_is_now(place) for place in path if place not in standard]
     return [*standard, *(place for place in found if place)]
