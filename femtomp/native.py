@@ -12,8 +12,6 @@ a greenlet is to be found by the number that `logging` gives it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import module_from_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,11 +27,8 @@ def unpatched(name: str) -> Any:
     name : {"_thread", "select", "time"}
         One that is written in C, and can be loaded more than once (PEP 489).
     """
-    spec = import_module(name).__spec__
-    if spec is None or spec.loader is None:
-        msg = f"no module named {name!r}"
-        raise ModuleNotFoundError(msg, name=name)
-    module = module_from_spec(spec)
+    spec: Any = __import__(name).__spec__
+    module = spec.loader.create_module(spec)
     spec.loader.exec_module(module)
     return module
 
