@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from femtomp import frozen
 from femtomp.errors import (
     AlreadyStartedError,
     CodecError,
@@ -33,6 +34,7 @@ from femtomp.errors import (
     NoServerError,
     SpoolError,
     StartError,
+    is_thrown_in,
 )
 from femtomp.record import Identity, Record, Resource, Scope
 from femtomp.worker.carry import with_context
@@ -98,6 +100,7 @@ __all__ = [
     "StartError",
     "WorkerHandler",
     "basic_config",
+    "freeze_support",
     "get_logger",
     "identify",
     "log_context",
@@ -260,31 +263,61 @@ def start_server(
     ...     femtomp.worker_handler(spool=server.spool)
     ... )
     """
-    from femtomp.supervisor.start import start
-    from femtomp.worker.channel import heed, watch
-    from femtomp.worker.context import set_span_after_fork
-    from femtomp.worker.sender import queue
+    frozen.refuse_second_generation()
+    try:
+        from femtomp.supervisor.start import start
+        from femtomp.worker.channel import heed, watch
+        from femtomp.worker.context import set_span_after_fork
+        from femtomp.worker.sender import queue
 
-    return start(
-        sinks,
-        spool_parent=spool_parent,
-        name=name,
-        resource=resource,
-        level=level,
-        config=config,
-        make_queue=queue,
-        make_init=_init_for,
-        watch=watch,
-        heed=heed,
-        at_fork=set_span_after_fork,
-        **options,
-    )
+        return start(
+            sinks,
+            spool_parent=spool_parent,
+            name=name,
+            resource=resource,
+            level=level,
+            config=config,
+            make_queue=queue,
+            make_init=_init_for,
+            watch=watch,
+            heed=heed,
+            at_fork=set_span_after_fork,
+            **options,
+        )
+    except (OSError, ImportError) as exc:
+        if isinstance(exc, FemtompError) or is_thrown_in(exc):
+            raise
+        # An import needs a descriptor, too.
+        raise StartError.because_of(exc) from exc
 
 
 def _init_for(spool: str) -> Any:
     from functools import partial
 
     return partial(worker_init, spool=spool)
+
+
+def freeze_support() -> None:
+    """Become the supervisor, in a frozen program that was started to be it.
+
+    A program that PyInstaller, Nuitka or cx_Freeze made has no other interpreter than
+    itself: its supervisor is the program, started again. Call this first of all in such
+    a program, beside `multiprocessing.freeze_support`; it returns at once everywhere
+    else. `start_server` refuses to work in a frozen program that has not called it.
+    What PyInstaller makes calls it by itself, by a hook that comes with femtomp.
+
+    Examples
+    --------
+    >>> import femtomp, multiprocessing
+    >>> if __name__ == "__main__":
+    ...     multiprocessing.freeze_support()
+    ...     femtomp.freeze_support()
+    """
+    frozen.know_door()
+    if frozen.is_at_door():
+        from femtomp.supervisor.guardian import main_of_frozen
+
+        main_of_frozen()
 
 
 def basic_config(

@@ -4,6 +4,19 @@ A message says what was attempted, what was found and what to do. Errors are rai
 the caller's process and early; a log call never raises any of them.
 """
 
+from __future__ import annotations
+
+import errno
+import os
+
+_ADVICE = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=), or close "
+    "some; about twenty are needed",
+    errno.ENFILE: "the machine has no more open files to give (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u, TasksMax=, pids.max)",
+    errno.ENOMEM: "there is no memory for another process",
+}
+
 
 class FemtompError(Exception):
     """Base of all errors raised by femtomp."""
@@ -20,6 +33,17 @@ class MissingExtraError(FemtompError, ImportError):
 class StartError(FemtompError, RuntimeError):
     """The supervisor did not become ready; quotes what it said."""
 
+    @classmethod
+    def because_of(cls, exc: OSError | ImportError) -> StartError:
+        """Return one for what kept a process from starting a supervisor."""
+        problem = str(exc)
+        number = getattr(exc, "errno", None)
+        if os.strerror(errno.EMFILE) in problem:
+            number = errno.EMFILE  # an import's, too
+        if number in _ADVICE:
+            problem += f": {_ADVICE[number]}"
+        return cls(f"cannot start the supervisor: {problem}")
+
 
 class AlreadyStartedError(FemtompError, RuntimeError):
     """The process already owns a running server."""
@@ -35,3 +59,8 @@ class SpoolError(FemtompError, OSError):
 
 class CodecError(FemtompError, ValueError):
     """Bytes that are not what their format says; the reader counts and steps over."""
+
+
+def is_thrown_in(exc: BaseException) -> bool:
+    """Tell whether it is no call's failure, but a signal handler's `TimeoutError`."""
+    return isinstance(exc, OSError) and exc.errno is None

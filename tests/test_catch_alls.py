@@ -49,6 +49,10 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",
     ("femtomp.supervisor.pump", "Pump._write"): "a driver's fault, found and counted",
     ("femtomp.supervisor.guardian", "become"): "the last frame, written to stderr",
+    (
+        "femtomp.supervisor.guardian",
+        "_become_guardian",
+    ): "the last frame, written to stderr",
     # Code of the user that is part of a sink.
     ("femtomp.sinks.formatter", "_Encoder.__call__"): "a formatter: told in the line",
     (

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from femtomp.errors import SpoolError
 from femtomp.lanes.liveness import start_ticks
-from femtomp.lanes.segment import close_known, high
+from femtomp.lanes.segment import close_known, high, permit_owner
 
 MASTER_LOCK: Final = "master.lock"
 GUARDIAN_LOCK: Final = "guardian.lock"
@@ -73,6 +73,7 @@ class Lock:
         except OSError as exc:
             msg = f"cannot open {spool.path}/{name}: {exc.strerror}"
             raise SpoolError(exc.errno or 0, msg) from exc
+        permit_owner(descriptor, os.fstat(descriptor))
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:

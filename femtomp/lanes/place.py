@@ -10,8 +10,8 @@ import errno
 import json
 import os
 import re
-import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_NAME_CHARS: Final = 48
+_FILES: Final = ("control", "resource.json", "manifest.json")
 # A lane needs locks, appends and renames that mean what they say.
 _REFUSED_FILE_SYSTEMS: Final = ("nfs", "nfs4", "9p", "fuse", "cifs", "smb3", "afs")
 # Here space that was allocated is kept for good; file systems that copy on write may
@@ -63,7 +64,7 @@ def create(
         )
         raise SpoolError(errno.EACCES, msg)
     try:
-        path = Path(tempfile.mkdtemp("", f"femtomp-{slug}-{os.geteuid()}-", parent))
+        path = _made_directory(parent, f"femtomp-{slug}-{os.geteuid()}-")
     except OSError as exc:
         msg = (
             f"cannot create a spool in {parent}: {exc.strerror}; "
@@ -87,9 +88,42 @@ def create(
         _fill(path, manifest, resource or {}, workers)
         return Spool(path)
     except OSError as exc:
-        shutil.rmtree(path, ignore_errors=True)
+        _discard(path)
         msg = f"cannot fill the spool {path}: {exc.strerror or exc}"
         raise SpoolError(exc.errno or 0, msg) from exc
+
+
+def _made_directory(parent: Path, prefix: str) -> Path:
+    path = Path(tempfile.mkdtemp("", prefix, parent))
+    try:
+        _permit_owner(path)
+    except BaseException:
+        path.rmdir()
+        raise
+    return path
+
+
+def _permit_owner(path: Path) -> None:
+    """Let the owner of a new directory use it: a umask may have left it nothing."""
+    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(directory)
+        if ~status.st_mode & 0o700 and status.st_uid == os.geteuid():
+            # Of the very directory: `chmod` by a name would follow a link.
+            os.chmod(f"/proc/self/fd/{directory}", 0o700)
+    finally:
+        os.close(directory)
+
+
+def _discard(path: Path) -> None:
+    """Delete a spool that is not whole, without a descriptor: there may be none."""
+    for name in _FILES:
+        with suppress(OSError):
+            (path / name).unlink()
+    with suppress(OSError):
+        (path / "lanes").rmdir()
+    with suppress(OSError):
+        path.rmdir()
 
 
 def _fill(
@@ -105,6 +139,7 @@ def _fill(
         if os.fstat(directory).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "it was replaced by somebody else")
         os.mkdir("lanes", 0o700, dir_fd=directory)
+        os.chmod("lanes", 0o700, dir_fd=directory)
         if workers:
             lanes = os.open("lanes", flags, dir_fd=directory)
             try:
@@ -162,8 +197,7 @@ def _write(directory: int, name: str, content: bytes, *, readable: bool) -> None
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600, dir_fd=directory), "wb") as file:
         file.write(content)
-        if readable:
-            os.fchmod(file.fileno(), 0o644)
+        os.fchmod(file.fileno(), 0o644 if readable else 0o600)
 
 
 def choose_parent(
@@ -180,7 +214,7 @@ def choose_parent(
     Raises
     ------
     SpoolError
-        If the one asked for is not a directory.
+        If the one asked for is not a directory, or there is none that can be used.
     """
     asked = given or environ.get("FEMTOMP_SPOOL_PARENT")
     if asked:
@@ -200,7 +234,19 @@ def choose_parent(
         if base and _usable(path) and not (workers and _barrier(path, *workers)):
             return path
     shm = Path("/dev/shm")  # noqa: S108 - a directory of our own is made below it
-    return shm if _usable(shm) else Path(tempfile.gettempdir())
+    return shm if _usable(shm) else _temporary()
+
+
+def _temporary() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as exc:
+        msg = (
+            f"no place for a spool: /dev/shm cannot be written to, and {exc.strerror}; "
+            "mount a writable directory, and give it as spool_parent= or in "
+            "FEMTOMP_SPOOL_PARENT"
+        )
+        raise SpoolError(exc.errno or 0, msg) from exc
 
 
 def choose_writer(parent: Path) -> str:
@@ -220,7 +266,10 @@ def is_in_memory(parent: Path) -> bool:
 
 def _usable(path: Path) -> bool:
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700)
+        _permit_owner(path)
+    except FileExistsError:
+        pass
     except OSError:
         return False
     return path.is_dir() and os.access(path, os.W_OK | os.X_OK)

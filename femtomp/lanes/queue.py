@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 import time
 from collections import deque
 from itertools import accumulate
@@ -25,6 +24,7 @@ from femtomp.lanes.reader import Lane
 from femtomp.lanes.resource import worker_resource
 from femtomp.lanes.scan import scan
 from femtomp.lanes.spool import PULLER, Spool
+from femtomp.native import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -179,7 +179,7 @@ class Queue:
         self._master = os.getpid() if base is not None else 0
         self._puller: Puller | None = None
         self._ready: deque[Record] = deque()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # The master's: sees to its supervisor while it waits here.
         self.tend: Callable[[], None] = _nothing
 

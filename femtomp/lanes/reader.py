@@ -14,7 +14,6 @@ owner was seen dead. `is_orphaned`, then `refresh`, then reading: in this order.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +24,7 @@ from femtomp.lanes import segment as seg
 from femtomp.lanes.chunk import Chunk, End, Found
 from femtomp.lanes.owner import Owner
 from femtomp.lanes.segment import FRAMES_AT, SIDE, segment_name
+from femtomp.native import Lock
 
 if TYPE_CHECKING:
     from femtomp.lanes.cursor import Position
@@ -55,7 +55,7 @@ class Lane(Owner):
         super().__init__(directory, epoch)
         self._seed = frame.seed(self._bytes)
         self._files: dict[int, tuple[int, int | None]] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Numbers of the segments whose names were seen, ascending; by the poller.
         self.segments: tuple[int, ...] = ()
         self.has_side = False

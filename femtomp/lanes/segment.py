@@ -83,6 +83,9 @@ _NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 
 # User code closes descriptors wholesale (daemonisers) and starts at the low ones.
 _FIRST_DESCRIPTOR: Final = 512
+# Of a process that has closed its standard streams: who writes to one of these numbers
+# does not mean a file of ours.
+_FIRST_AFTER_STREAMS: Final = 3
 
 
 class LaneName(NamedTuple):
@@ -226,13 +229,20 @@ def drops_by_level(words: tuple[int, ...] | memoryview) -> dict[str, int]:
 
 
 def high(descriptor: int) -> int:
-    """Move a descriptor to 512 or above, close-on-exec, where the limit allows it."""
-    try:
-        moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
-    except OSError:
-        return descriptor
-    os.close(descriptor)
-    return moved
+    """Move a descriptor to 512 or above, close-on-exec, where the limit allows it.
+
+    Where it does not, above the standard streams.
+    """
+    for first in (_FIRST_DESCRIPTOR, _FIRST_AFTER_STREAMS):
+        if descriptor >= first:
+            return descriptor
+        try:
+            moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, first)
+        except OSError:
+            continue
+        os.close(descriptor)
+        return moved
+    return descriptor
 
 
 def known_as(descriptor: int) -> tuple[int, int, int]:
@@ -294,6 +304,7 @@ def create(
         flags |= os.O_APPEND
     descriptor = high(os.open(temporary, flags, 0o600, dir_fd=directory))
     try:
+        os.fchmod(descriptor, 0o600)  # a umask may leave its owner nothing
         give_to_workers(descriptor, directory)
         if size:
             # Space first: a store to a page that a full tmpfs cannot give is SIGBUS.
@@ -344,12 +355,20 @@ def open_regular(
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
         if status.st_uid in owners:
+            if flags & os.O_CREAT:
+                permit_owner(descriptor, status)
             return descriptor
         msg = f"{name} belongs to uid {status.st_uid}: delete or chown it"
     else:
         msg = f"{name} is not a regular file with one name: delete it"
     os.close(descriptor)
     raise CodecError(msg)
+
+
+def permit_owner(descriptor: int, status: os.stat_result) -> None:
+    """Let a new file's owner read and write it: a umask may have left it nothing."""
+    if ~status.st_mode & 0o600 and status.st_uid == os.geteuid():
+        os.fchmod(descriptor, 0o600)
 
 
 def _unlink_quietly(directory: int, name: str) -> None:

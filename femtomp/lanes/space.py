@@ -32,6 +32,7 @@ from femtomp.lanes.segment import (
     give_to_workers,
     level_class,
     open_regular,
+    permit_owner,
 )
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ def count_unkept(lanes: str, levelno: int) -> None:
     try:
         descriptor = os.open(f"{lanes}/{_UNKEPT}", flags, 0o600)
         try:
-            if os.fstat(descriptor).st_size < _MOST_UNKEPT_BYTES:
+            status = os.fstat(descriptor)
+            permit_owner(descriptor, status)
+            if status.st_size < _MOST_UNKEPT_BYTES:
                 os.write(descriptor, bytes((level_class(levelno),)))
         finally:
             os.close(descriptor)

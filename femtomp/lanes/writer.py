@@ -21,7 +21,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import threading
 import time
 from logging import ERROR
 from typing import TYPE_CHECKING, Final
@@ -58,6 +57,7 @@ from femtomp.lanes.space import (
     read_space,
     whole_pages,
 )
+from femtomp.native import RLock, sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +135,7 @@ class LaneWriter:
         kept_for_life.append(self._own)
         self._known = {"own": known_as(own)}
         self.words: memoryview = memoryview(self._own)[WORDS_AT:IDENTITY_AT].cast("Q")
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._next_side = itertools.count().__next__
         self._number = -1
         # Made now: no file is created in the middle of calls inside calls.
@@ -254,7 +254,7 @@ class LaneWriter:
             deadline_ns = deadline_ns or now + patience_ns
             if now >= deadline_ns or not space.has_engine():
                 raise QuotaReachedError
-            time.sleep(BLOCK_CHECK_S)
+            sleep(BLOCK_CHECK_S)
 
     def _held(self) -> int:
         """Return what this lane takes now: the engine frees its oldest segments."""

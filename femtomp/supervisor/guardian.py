@@ -9,6 +9,7 @@ happens: what became of the engine is in the control page.
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import pickle
 import resource
@@ -16,8 +17,9 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn
 
+from femtomp import frozen
 from femtomp.errors import FemtompError
 from femtomp.lanes.lock import GUARDIAN_LOCK, Lock
 from femtomp.lanes.spool import (
@@ -47,6 +49,9 @@ _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
 _STEADY_S: Final = 1.0
 
+# The last argument of a frozen program's second start.
+_DETACHED: Final = "--detached"
+
 # How an engine ends when it means to; any other status is a death.
 EXIT_DRAINED: Final = 0
 EXIT_BROKEN: Final = 1
@@ -61,7 +66,6 @@ class Launch:
 
     config: ServerConfig
     spool: str
-    sys_path: tuple[str, ...]
     environ: dict[str, str] = field(repr=False)
     ready: int
     """Where to say once whether all is well; -1 when that was done."""
@@ -72,22 +76,64 @@ class Launch:
     """Paths of other spools that servers of this name left."""
 
 
-def main() -> None:
-    """Become the guardian: called in a fresh interpreter by `process`."""
+def main(told: BinaryIO) -> NoReturn:
+    """Become the guardian: called in a fresh interpreter, with what it was told.
+
+    By `spawn`, which has set the module path; the rest is a `Launch`.
+    """
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     if os.fork():
         os._exit(0)
+    _become_guardian(told)
+
+
+def _become_guardian(told: BinaryIO) -> NoReturn:
     _reset_process()
-    launch: Launch = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.close(null)
+    launch: Launch = pickle.load(told)  # noqa: S301 - from our own parent
+    _close_inherited(launch)
+    os.dup2(1, 0)  # /dev/null
     os.dup2(launch.stderr, 2)
-    sys.path[:] = list(launch.sys_path)
     os.environ.update(launch.environ)
     try:
         guard(launch)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
+
+
+def main_of_frozen() -> NoReturn:
+    """Become the guardian in a frozen program, at its door (`femtomp.frozen`)."""
+    is_detached = sys.argv[-1] == _DETACHED
+    if frozen.is_unpacked_for_one_process() and not is_detached:
+        # The program's files go when the process ends that its bootloader waits for:
+        # that must be the guardian, and none that has forked it.
+        arguments = [frozen.program(), *sys.argv[1:], _DETACHED]
+        environ = {**os.environ, **frozen.for_another_generation()}
+        os.posix_spawn(arguments[0], arguments, environ)
+        os._exit(0)
+    told = open(0, "rb", closefd=False)  # noqa: SIM115 - the guardian reads on
+    places, _ = marshal.load(told)  # noqa: S302 - from our own parent
+    sys.path += [place for place in places if place not in sys.path]
+    if is_detached:
+        _become_guardian(told)
+    main(told)
+
+
+def _close_inherited(launch: Launch) -> None:
+    """Close what the master lets its own children have: its listening sockets."""
+    kept = (0, 1, 2, launch.ready, launch.lifetime, launch.stderr, launch.stdout)
+    try:
+        opened = [int(number) for number in os.listdir("/proc/self/fd")]
+    except OSError:
+        opened = list(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    for number in opened:
+        if number not in kept:
+            try:
+                os.close(number)
+            except OSError:
+                pass  # that by which the directory was read
 
 
 def _reset_process() -> None:
@@ -254,7 +300,3 @@ def _wait_for(engine: int, stopping: Stopping) -> int:
         pid, status = os.waitpid(engine, os.WNOHANG)
         if pid == engine:
             return status
-
-
-if __name__ == "__main__":
-    main()

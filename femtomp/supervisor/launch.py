@@ -9,20 +9,20 @@ members are left. Nothing secret is in arguments, environment or the spool.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import pickle
-import select
+import posix
 import signal
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from femtomp import errors
+from femtomp import errors, frozen
 from femtomp.lanes.segment import close_known, high, is_known, known_as
 from femtomp.lanes.spool import GUARDIAN
+from femtomp.native import unpatched
+from femtomp.supervisor import spawn
 from femtomp.supervisor.guardian import Launch
 
 if TYPE_CHECKING:
@@ -31,17 +31,15 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S: Final = 10.0
 _MAX_MESSAGE_BYTES: Final = 65536
-# What a pipe takes without anybody reading: a log call must not wait for an interpreter
-# to start.
-_PIPE_BYTES: Final = 65536
-# The most that an ordinary user may ask for, pipe(7).
-_MAX_PIPE_BYTES: Final = 1024 * 1024
+# What a start needs at once, and what else is opened meanwhile.
+_SPARE_DESCRIPTORS: Final = 16
 # May hold headers and credentials: told over stdin, so that the supervisor's
 # environment, which `ps e` shows to its user, has none.
 OTLP_VARIABLES: Final = "OTEL_EXPORTER_OTLP_"
 _TOLD: Final = (OTLP_VARIABLES, "FEMTOMP_")
 _LEFT_OUT: Final = ("PYTHONWARNINGS", "PYTHONINSPECT")
-_PACKAGE_ROOT: Final = str(Path(__file__).resolve().parent.parent.parent)
+# eventlet takes `poll` out of the module that everybody has.
+_SELECT: Final = unpatched("select")
 
 
 class EndedError(errors.StartError):
@@ -73,10 +71,17 @@ class Launcher:
         self._spool = spool
         self._further = further
         self.look_around()
-        self._streams = [known_as(_duplicate(number)) for number in (2, 1)]
-        # Both ends: master and forks hold the write end and never use it; the read end
-        # is each engine's, and must outlive it to be given to the next.
-        self._lifetime = [known_as(high(end)) for end in os.pipe()]
+        opened: list[int] = []
+        try:
+            # Both ends: master and forks hold the write end and never use it; the read
+            # end is each engine's, and must outlive it to be given to the next.
+            _pipe(opened)
+            opened.extend(_duplicate(number, spool.descriptor) for number in (2, 1))
+        except BaseException:
+            _close_all(opened)
+            raise
+        known = [known_as(each) for each in opened]
+        self._lifetime, self._streams = known[:2], known[2:]
 
     def look_around(self) -> None:
         """Note this process's environment and module path, for all starts to come."""
@@ -107,27 +112,50 @@ class Launcher:
 
         Raises
         ------
-        OSError
+        StartError
             If no process can be started.
         """
-        ready_read, ready_write = os.pipe()
-        said = -1
+        frozen.refuse_second_generation()
         try:
-            said = _nameless_file()
+            return self._begin()
+        except OSError as exc:
+            if isinstance(exc, errors.FemtompError) or errors.is_thrown_in(exc):
+                raise
+            raise errors.StartError.because_of(exc) from exc
+
+    def _begin(self) -> Starting:
+        opened: list[int] = []
+        try:
+            ready, ready_write = _pipe(opened)
+            said = spawn.nameless_file(self._spool.descriptor)
+            opened.append(said)
             passed = (ready_write, *self._inherited())
-            told = Launch(
-                self.config, self._spool.path, self._sys_path, self._told, *passed,
-                self._further,
-            )  # fmt: skip
-            pid = _spawn(pickle.dumps(told), passed, said, self._environ)
+            told = self._told_to(len(passed))
+            reading, writing = spawn.tell(told)
+            opened += [end for end in (reading, writing) if end >= 0]
+            pid = spawn.spawn(reading, said, passed, self._environ, self._spool)
+            if writing >= 0:
+                # Nobody else is to read it: its end would not be noticed.
+                opened.remove(reading)
+                os.close(reading)
+                _write_all(writing, told)
         except BaseException:
-            os.close(ready_read)
-            if said >= 0:
-                os.close(said)
+            _close_all(opened)
             raise
-        finally:
-            os.close(ready_write)
-        return Starting(self._spool, pid, high(ready_read), said)
+        opened.remove(ready)
+        opened.remove(said)
+        _close_all(opened)
+        return Starting(self._spool, pid, ready, said)
+
+    def _told_to(self, passed: int) -> bytes:
+        """Return what the guardian reads: its descriptors are those of its own."""
+        places = range(spawn.FIRST_SLOT, spawn.FIRST_SLOT + passed)
+        ready, lifetime, stderr, stdout = places
+        launch = Launch(
+            self.config, self._spool.path, self._told,
+            ready, lifetime, stderr, stdout, self._further,
+        )  # fmt: skip
+        return spawn.preamble(self._sys_path) + pickle.dumps(launch)
 
     def _inherited(self) -> tuple[int, int, int]:
         """Return the read end and the streams, or others where user code closed them.
@@ -138,10 +166,10 @@ class Launcher:
             for end in self._lifetime:
                 close_known(end)
             # In place: a successor has the same list.
-            self._lifetime[:] = [known_as(high(end)) for end in os.pipe()]
+            self._lifetime[:] = [known_as(end) for end in _pipe([])]
         for index, stream in enumerate(self._streams):
             if not is_known(stream):
-                null = high(os.open(os.devnull, os.O_WRONLY))
+                null = spawn.null(self._spool.descriptor)
                 self._streams[index] = known_as(null)
         return (self._lifetime[0][0], self._streams[0][0], self._streams[1][0])
 
@@ -177,6 +205,9 @@ class Starting:
             message = self._message()
             if message:
                 raise _as_error(message)
+            # It has no more to say, and its place may be the last free one.
+            os.close(self._said)
+            self._said = -1
             pid = self._spool.control()[GUARDIAN]
             # Its own session, and no other's guardian: of a pid that is used again.
             if not pid or os.getsid(pid) != self._pid:
@@ -185,6 +216,11 @@ class Starting:
         except ProcessLookupError as exc:
             msg = "the supervisor ended as soon as it was ready"
             raise EndedError(msg) from exc
+        except OSError as exc:
+            if errors.is_thrown_in(exc):
+                raise
+            self.end(signal.SIGKILL)  # what cannot be watched is not kept
+            raise errors.StartError.because_of(exc) from exc
         finally:
             self.close()
 
@@ -192,7 +228,7 @@ class Starting:
         """Read the engine's message: empty when all is well."""
         received = b""
         while not received.endswith(b"\n"):
-            data = os.read(self._ready, _MAX_MESSAGE_BYTES)
+            data = posix.read(self._ready, _MAX_MESSAGE_BYTES)
             if not data:
                 msg = f"the supervisor ended before it was ready{self.quoted()}"
                 raise errors.StartError(msg)
@@ -218,11 +254,12 @@ class Starting:
         if self._ready < 0:
             return
         os.close(self._ready)
-        os.close(self._said)
+        if self._said >= 0:
+            os.close(self._said)
         self._ready = self._said = -1
         try:
             # It forks and exits at once; a pool that reaps everything may be faster.
-            os.waitpid(self._pid, 0)
+            posix.waitpid(self._pid, 0)
         except ChildProcessError:
             pass
 
@@ -254,65 +291,58 @@ def is_readable(descriptor: int, timeout: float | None) -> bool:
     A pidfd is readable when its process has ended, whoever reaps it, and whenever.
     Not by `select`, which knows no descriptor above 1023.
     """
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    poll = _SELECT.poll()
+    poll.register(descriptor, _SELECT.POLLIN)
     return bool(poll.poll(None if timeout is None else max(0.0, timeout * 1000)))
 
 
-def _duplicate(descriptor: int) -> int:
+def _duplicate(descriptor: int, directory: int) -> int:
     try:
         return high(os.dup(descriptor))
-    except OSError:
-        # A daemon without standard streams.
-        return high(os.open(os.devnull, os.O_WRONLY))
+    except OSError as exc:
+        if exc.errno != errno.EBADF:
+            raise
+        return spawn.null(directory)  # a daemon without standard streams
 
 
-def _nameless_file() -> int:
-    # A number and no object: one that a forked child inherits would warn at its end.
-    with tempfile.TemporaryFile(buffering=0) as file:
-        return high(os.dup(file.fileno()))
+def _pipe(opened: list[int]) -> tuple[int, int]:
+    """Make a pipe above the standard streams, noted as opened."""
+    reading, writing = os.pipe()
+    opened += (reading, writing)
+    opened[-2] = reading = high(reading)
+    opened[-1] = writing = high(writing)
+    return reading, writing
 
 
-def interpreter() -> str:
-    """Return a real Python: under uWSGI `sys.executable` is the server's binary."""
-    name = Path(sys.executable or "").name
-    if "python" in name or "pypy" in name:
-        return sys.executable
-    candidate = Path(sys.prefix, "bin", "python3")
-    if candidate.exists():
-        return str(candidate)
-    return str(getattr(sys, "_base_executable", "") or "python3")
+def _close_all(opened: list[int]) -> None:
+    while opened:
+        os.close(opened.pop())
 
 
-def _spawn(
-    told: bytes, passed: tuple[int, ...], said: int, environ: dict[str, str]
-) -> int:
-    """Start a fresh interpreter that forks the guardian; return its pid."""
-    code = (
-        f"import sys; sys.path.insert(0, {_PACKAGE_ROOT!r}); "
-        "from femtomp.supervisor.guardian import main; main()"
-    )
-    process = subprocess.Popen(
-        [interpreter(), "-P", "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=said,
-        close_fds=True,
-        pass_fds=passed,
-        env=environ,
-        start_new_session=True,
-        pipesize=min(len(told), _MAX_PIPE_BYTES) if len(told) > _PIPE_BYTES else -1,
-    )
-    # Reaped by its pid: this object would warn if it ended before the process, and in
-    # every forked child that inherits it.
-    process.returncode = 0
-    assert process.stdin is not None  # noqa: S101 - for the type checker
+def _write_all(descriptor: int, content: bytes) -> None:
     try:
-        with process.stdin:
-            process.stdin.write(told)
+        while content:
+            content = content[posix.write(descriptor, content) :]
     except BrokenPipeError:
         pass  # it died: the missing message says so
-    return process.pid
+
+
+def reserve() -> None:
+    """Look whether there are descriptors enough to start a supervisor.
+
+    For who ends one before it starts another.
+
+    Raises
+    ------
+    StartError
+    """
+    opened: list[int] = []
+    try:
+        opened.extend(os.open("/", os.O_PATH) for _ in range(_SPARE_DESCRIPTORS))
+    except OSError as exc:
+        raise errors.StartError.because_of(exc) from exc
+    finally:
+        _close_all(opened)
 
 
 def _as_error(message: dict[str, str]) -> errors.FemtompError:

@@ -12,13 +12,13 @@ monotonic clock, which all processes of a machine share; null: until it is taken
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.config import level_number
 from femtomp.errors import ConfigError, SpoolError
 from femtomp.lanes import place
+from femtomp.native import Lock
 
 if TYPE_CHECKING:
     from femtomp.lanes.spool import Spool
@@ -41,7 +41,7 @@ class ToldLevels:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._levels: dict[str, tuple[int, int | None]] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def set(self, name: str | None, level: object, duration_s: float | None) -> None:
         """Write a logger's level; None takes it back.

@@ -8,7 +8,6 @@ owner is gone and every sink has passed its end.
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import identity as identity_codec
@@ -17,6 +16,7 @@ from femtomp.lanes.cursor import Counters, Cursor, CursorFile, Position
 from femtomp.lanes.liveness import is_alive, pid_namespace
 from femtomp.lanes.reader import Lane
 from femtomp.lanes.resource import worker_resource
+from femtomp.native import Lock
 from femtomp.record import Identity, Record, Resource
 from femtomp.supervisor.container import container_id, own_container_id
 
@@ -50,7 +50,7 @@ class Member:
         )
         self.quiet_since = 0.0
         # Pumps commit their own sink's cursor; the poller moves any that lags too far.
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def advance(self, sink: str, steps: Sequence[Step]) -> None:
         """Commit what a sink is done with.

@@ -21,6 +21,7 @@ from femtomp.lanes.lock import MASTER_LOCK, Lock, is_ending, is_orphaned
 from femtomp.lanes.segment import FORMAT_VERSION, RETIRED, high
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import owned
+from femtomp.native import sleep
 from femtomp.supervisor.stats import open_lanes
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def is_left(found: Found) -> bool:
     """
     deadline = time.monotonic() + _ENDING_S
     while is_ending(found) and time.monotonic() < deadline:
-        time.sleep(0.002)
+        sleep(0.002)
     return is_orphaned(found) and not _has_master(found)
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +31,14 @@ from femtomp.lanes.spool import (
     STATE,
     State,
 )
-from femtomp.supervisor.launch import START_TIMEOUT_S, EndedError, is_readable, launch
+from femtomp.native import RLock, sleep
+from femtomp.supervisor.launch import (
+    START_TIMEOUT_S,
+    EndedError,
+    is_readable,
+    launch,
+    reserve,
+)
 from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
@@ -54,7 +59,7 @@ _LOOK_S: Final = 0.005
 # gone or going (modules are None then), the end of the caller's stack.
 _FAULTS: Final = (
     FemtompError, OSError, RuntimeError, ValueError, MemoryError,
-    ImportError, AttributeError, TypeError, subprocess.SubprocessError,
+    ImportError, AttributeError, TypeError,
 )  # fmt: skip
 
 
@@ -82,7 +87,7 @@ class Pair:
         self._starting: Starting | None = None
         self._master: Final = os.getpid()
         # A handler that comes while its own thread works here finds it busy, and goes.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._busy = False
         self._look_at = 0.0
         self._pause_s = CHECK_S
@@ -232,6 +237,7 @@ class Pair:
         if self._starting is not None and self._starting.wait(START_TIMEOUT_S):
             self._settle(self._starting)
         launcher = self._launcher.successor(config)
+        reserve()  # before anything is touched
         self._have_it_leave()
         starts = self._spool.control()[ENGINE_STARTS]
         try:
@@ -240,9 +246,7 @@ class Pair:
         except BaseException:
             self._wait_orphaned()
             change_back()
-            # An engine that could not begin is none that died.
-            self._spool.set_control(ENGINE_STARTS, starts)
-            self._go_back()
+            self._go_back(starts)
             raise
 
     def _have_it_leave(self) -> None:
@@ -260,9 +264,11 @@ class Pair:
         self._known = known_as(supervisor.pidfd)
         self._pause_s = CHECK_S
 
-    def _go_back(self) -> None:
+    def _go_back(self, starts: int) -> None:
         """Start a pair of the configuration of before; a later look tries again."""
         try:
+            # An engine that could not begin is none that died.
+            self._spool.set_control(ENGINE_STARTS, starts)
             self._serve_by(self._launcher)
         except _FAULTS as exc:
             self._say(exc)
@@ -270,8 +276,14 @@ class Pair:
     def _wait_orphaned(self) -> None:
         """Wait until those that were told to end, or were killed, hold no lock."""
         deadline = time.monotonic() + _LEAVE_S
-        while not is_orphaned(self._spool) and time.monotonic() < deadline:
-            time.sleep(_LOOK_S)
+        while self._is_served() and time.monotonic() < deadline:
+            sleep(_LOOK_S)
+
+    def _is_served(self) -> bool:
+        try:
+            return not is_orphaned(self._spool)
+        except OSError:
+            return True  # no descriptor to look by
 
     # -- ended -----------------------------------------------------------------------
 
@@ -309,7 +321,7 @@ class Pair:
                 return True
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            time.sleep(0.005)
+            sleep(0.005)
 
     def close(self) -> None:
         """Let go of the pair and of what was kept for another."""

@@ -8,13 +8,19 @@ descriptors and the spool; no thread. It is the master's alone: in a forked chil
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from femtomp.errors import NoServerError, SpoolError
+from femtomp.errors import (
+    FemtompError,
+    NoServerError,
+    SpoolError,
+    StartError,
+    is_thrown_in,
+)
 from femtomp.lanes.spool import DEADLINE, STATE, Spool, State
+from femtomp.native import RLock
 from femtomp.supervisor import levels
 from femtomp.supervisor.levels import ToldLevels
 from femtomp.supervisor.stats import (
@@ -75,7 +81,7 @@ class Server:
         self._heed = heed
         self._on_end = on_end
         # Of this process's threads one at a time changes what the server is.
-        self._changing = threading.RLock()
+        self._changing = RLock()
         self._master = os.getpid()
         self._report: DrainReport | None = None
 
@@ -232,31 +238,46 @@ class Server:
         if self._pair is None or self._told is None or not self.is_mine():
             msg = "reconfigure() is for the process that started the server"
             raise NoServerError(msg)
+        given: tuple[Any, ...] = (sinks, level, None, None, {}, options)
+        with self._changing:
+            self._refuse_if_over()
+            try:
+                return self._change(self._pair, self._told, given, config, timeout)
+            except (OSError, ImportError) as exc:
+                if isinstance(exc, FemtompError) or is_thrown_in(exc):
+                    raise
+                raise StartError.because_of(exc) from exc
+
+    def _change(
+        self,
+        pair: Pair,
+        before: Told,
+        given: tuple[Any, ...],
+        config: object,
+        timeout: float | None,
+    ) -> DrainReport:
         from femtomp.supervisor.reconfigure import Change
         from femtomp.supervisor.told import Stated, told_anew
 
-        given = Stated(sinks, level, None, None, {}, options)
-        with self._changing:
-            self._refuse_if_over()
-            after = told_anew(self._told, given, config, os.environ)
-            self._ensure()
-            change = Change(self._spool, self._told, after)
-            is_more = sinks is not None or config is not None or options
-            before = self._told
-            try:
-                if is_more:
-                    report = change.make(self._pair, timeout)
-                else:
-                    report = change.make_of_level()
-                    self._told = after
-            finally:
-                # A signal handler may raise when all is done.
-                if self._pair.config is after.config:
-                    self._told = after
-            if after.config.level != before.config.level:
-                self._levels.write()
-                self._heed(self._spool.path, self._spool.descriptor)
-            return report
+        stated = Stated(*given)
+        after = told_anew(before, stated, config, os.environ)
+        self._ensure()
+        change = Change(self._spool, before, after)
+        is_more = stated.sinks is not None or config is not None or stated.options
+        try:
+            if is_more:
+                report = change.make(pair, timeout)
+            else:
+                report = change.make_of_level()
+                self._told = after
+        finally:
+            # A signal handler may raise when all is done.
+            if pair.config is after.config:
+                self._told = after
+        if after.config.level != before.config.level:
+            self._levels.write()
+            self._heed(self._spool.path, self._spool.descriptor)
+        return report
 
     def set_level(
         self,

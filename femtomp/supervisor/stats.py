@@ -20,6 +20,7 @@ from femtomp.lanes.reader import Lane
 from femtomp.lanes.scan import scan
 from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_STARTS
+from femtomp.native import sleep
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def wait_delivered(
             return False
         if tend is not None:
             tend()
-        time.sleep(wait_s)
+        sleep(wait_s)
         wait_s = min(_POLL_MAX_S, wait_s * 2)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from enum import Enum
 from logging import ERROR
@@ -28,6 +27,7 @@ from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.space import Overflow, count_unkept, read_space
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
+from femtomp.native import RLock
 from femtomp.record import DEFAULT_LIMITS, Limits
 from femtomp.worker import context, fork
 from femtomp.worker.identity import read_identity
@@ -83,7 +83,7 @@ class Channel:
         self.levels: Final = Levels()
         self._inherited: list[tuple[int, int, int]] = []
         self._inherited_lane: LaneWriter | None = None
-        self._opening = threading.RLock()
+        self._opening = RLock()
         self._depth = 0
         # No lane could be opened because a quota or the file system is full.
         self._is_full = False
@@ -293,7 +293,7 @@ class Channel:
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
         self._spool = None
         self._lose_lane()
-        self._opening = threading.RLock()
+        self._opening = RLock()
         self._depth = 0
         self._is_full = False
         self._retry_at = 0.0

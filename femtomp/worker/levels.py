@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 from typing import Any, Final, NamedTuple
+
+from femtomp.native import Lock
 
 LEVELS: Final = "levels"
 _MAX_BYTES: Final = 256 * 1024
@@ -46,7 +47,7 @@ class Levels:
         self._server: int | None = None
         # The next time that one of them is over, of the monotonic clock.
         self._until_ns: int | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def heed(self, directory: int, *, again: bool = False) -> None:
         """Do what the file says, if it is new or a time is over.
@@ -80,7 +81,7 @@ class Levels:
 
     def forget_lock(self) -> None:
         """Begin anew in a forked child; levels and what was before are inherited."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def _is_over(self) -> bool:
         return self._until_ns is not None and time.monotonic_ns() >= self._until_ns

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 from zlib import crc32
 
 from femtomp.errors import ConfigError
+from femtomp.native import RLock
 from femtomp.worker import context, fork
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class CallSiteLimit(logging.Filter):
     def forget(self) -> None:
         """Begin anew, as a forked child: what was left out is the parent's to say."""
         self._sites: dict[tuple[str, int], _CallSite] = {}
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._look_at = self._clock() + self._interval_s
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -207,6 +207,7 @@ POOLS = {
     "threads": ("-Pthreads", "-c4"),
     "solo": ("-Psolo",),
     "gevent": ("-P", "gevent", "-c4"),
+    "eventlet": ("-P", "eventlet", "-c4"),
     "spawn": ("-c2",),
     "prefork and beat": ("-c2", "-B"),
 }
@@ -215,8 +216,8 @@ POOLS = {
 @pytest.mark.parametrize("name", POOLS)
 def test_every_pool_logs(tmp_path, name: str, redis) -> None:
     """Each pool's tasks have their fields, and no task another's."""
-    if name == "gevent":
-        require("gevent")
+    if name in ("gevent", "eventlet"):
+        require(name)
     start = {"START_METHOD": "spawn"} if name == "spawn" else {}
     worker = Worker(tmp_path, "worker", *POOLS[name], broker=redis, **start)
     with worker:

@@ -135,8 +135,8 @@ MUTANTS: Final = (
     _one(
         "a fork keeps its parent's lane", "worker/channel.py",
         "        self._spool = None\n        self._lose_lane()\n"
-        "        self._opening = threading.RLock()",
-        "        self._opening = threading.RLock()",
+        "        self._opening = RLock()",
+        "        self._opening = RLock()",
         "worker/test_handler.py::test_forked_child_has_a_lane_and_a_name_of_its_own",
     ),
     _one(

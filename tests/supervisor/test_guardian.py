@@ -67,7 +67,7 @@ def test_only_the_first_engine_is_told_where_to_report(spool, monkeypatch) -> No
         monkeypatch.setattr(engine, "main", engine_main)
         ready = os.pipe()[1]
         config = ServerConfig("test", ())
-        guardian.guard(Launch(config, spool.path, (), {}, ready, -1, 2, 1))
+        guardian.guard(Launch(config, spool.path, {}, ready, -1, 2, 1))
 
     assert os.waitpid(fork(guard), 0)[1] == 0
     first, second = os.read(told[0], 100).split()

@@ -200,7 +200,7 @@ class Run:
         read, write = os.pipe()
         self.reached.set(0, 0)
         launch = Launch(
-            self._config, str(self._made.spool), (), {}, -1, read, STDERR, STDERR
+            self._config, str(self._made.spool), {}, -1, read, STDERR, STDERR
         )
         pid = oracle.forked(_be_engine, launch, write, at, self.reached)
         os.close(read)
