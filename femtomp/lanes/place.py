@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.errors import SpoolError
 from femtomp.lanes.segment import FORMAT_VERSION
-from femtomp.lanes.spool import CONTROL_WORDS, Spool
+from femtomp.lanes.spool import CONTROL_WORDS, LANES, LANES_OF_ROOT, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,9 +104,10 @@ def _fill(
     try:
         if os.fstat(directory).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "it was replaced by somebody else")
-        os.mkdir("lanes", 0o700, dir_fd=directory)
+        os.mkdir(LANES, 0o700, dir_fd=directory)
         if workers:
-            lanes = os.open("lanes", flags, dir_fd=directory)
+            os.mkdir(LANES_OF_ROOT, 0o700, dir_fd=directory)
+            lanes = os.open(LANES, flags, dir_fd=directory)
             try:
                 os.fchown(lanes, *workers)
             finally:
