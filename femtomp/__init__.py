@@ -198,8 +198,9 @@ def start_server(
             still refuses; 30 seconds.
         `worker_uid`, `worker_gid` : int
             Whom the workers become, where root starts them and they drop its privileges
-            (gunicorn's `user` and `group`): the lanes are made theirs. The group is
-            the user's own if not given. This process's own user changes nothing.
+            (gunicorn's `user` and `group`): `lanes/` is theirs, and processes of root
+            have lanes of their own, a system call or more a record. The group is the
+            user's own if not given. This process's own user changes nothing.
         `grace_s` : float
             How long the supervisor serves processes that live on after it got SIGTERM
             or SIGINT; 10 seconds.

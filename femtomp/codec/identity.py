@@ -68,6 +68,10 @@ def from_bytes(content: bytes) -> Identity:
     if tuple(map(type, said)) not in known or not _are_scalars(attributes):
         msg = f"not an identity: a {type(fields).__name__}"
         raise CodecError(msg)
+    numbers = [each for each in said if type(each) is int]
+    if not all(0 <= each < 1 << 63 for each in numbers) or said[0] >= 1 << 31:
+        msg = f"not an identity: a pid of {said[0]}"
+        raise CodecError(msg)
     return Identity(*said)._replace(attributes=tuple(attributes.items()))
 
 

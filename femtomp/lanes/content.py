@@ -61,7 +61,7 @@ def check_lane(directory: str | os.PathLike[str], epoch: str) -> LaneContent:
     AssertionError
         If it breaks one.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     lanes: dict[str, Lane] = {}
     try:
         scan(descriptor, lanes, lambda e: Lane(descriptor, e) if e == epoch else None)

@@ -26,17 +26,20 @@ class Owner:
         Descriptor of `lanes/`; not owned.
     epoch : str
         24 hex digits.
+    hostile : bool
+        Look through what is there even if the directory is this process's user's: who
+        inherited a descriptor may have written it.
     """
 
-    def __init__(self, directory: int, epoch: str) -> None:
+    def __init__(self, directory: int, epoch: str, *, hostile: bool = False) -> None:
         self.epoch: Final = epoch
         self._bytes = bytes.fromhex(epoch)
-        self._directory = directory
+        self.directory: Final = directory
         # `lanes/` belongs to the workers: what they wrote is looked through first where
         # they are not who reads it.
         workers = os.fstat(directory).st_uid
         self._owners: Final = (os.geteuid(), workers)
-        self._hostile: Final = workers != os.geteuid()
+        self._hostile: Final = hostile or workers != os.geteuid()
         self.refused = ""
         """Why a file of the lane was left alone, if one was."""
         self._own: int | None = None
@@ -49,8 +52,9 @@ class Owner:
         CodecError, OSError
             If the file is damaged or gone.
         """
-        if self.epoch in owned:
-            return seg.unpack_own(owned[self.epoch].own_bytes(), self._bytes)
+        writer = owned.get(self.epoch)
+        if writer is not None:
+            return seg.unpack_own(writer.own_bytes(), self._bytes)
         return seg.unpack_own(os.pread(self.own, seg.OWN_BYTES, 0), self._bytes)
 
     @property
@@ -81,7 +85,7 @@ class Owner:
 
     def _open(self, name: str, flags: int = os.O_RDONLY) -> int:
         try:
-            return seg.open_regular(self._directory, name, flags, owners=self._owners)
+            return seg.open_regular(self.directory, name, flags, owners=self._owners)
         except CodecError as exc:
             self.refused = str(exc)
             raise

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.errors import SpoolError
 from femtomp.lanes.segment import FORMAT_VERSION
-from femtomp.lanes.spool import CONTROL_WORDS, Spool
+from femtomp.lanes.spool import CONTROL_WORDS, LANES, LANES_OF_ROOT, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,10 +120,16 @@ def _discard(path: Path) -> None:
     for name in _FILES:
         with suppress(OSError):
             (path / name).unlink()
-    with suppress(OSError):
-        (path / "lanes").rmdir()
+    for name in (LANES, LANES_OF_ROOT):
+        with suppress(OSError):
+            (path / name).rmdir()
     with suppress(OSError):
         path.rmdir()
+
+
+def _make_directory(name: str, directory: int) -> None:
+    os.mkdir(name, 0o700, dir_fd=directory)
+    os.chmod(name, 0o700, dir_fd=directory)  # a umask may leave its owner nothing
 
 
 def _fill(
@@ -138,10 +144,10 @@ def _fill(
     try:
         if os.fstat(directory).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "it was replaced by somebody else")
-        os.mkdir("lanes", 0o700, dir_fd=directory)
-        os.chmod("lanes", 0o700, dir_fd=directory)
+        _make_directory(LANES, directory)
         if workers:
-            lanes = os.open("lanes", flags, dir_fd=directory)
+            _make_directory(LANES_OF_ROOT, directory)
+            lanes = os.open(LANES, flags, dir_fd=directory)
             try:
                 os.fchown(lanes, *workers)
             finally:

@@ -22,7 +22,7 @@ from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Counters, Cursor, CursorFile
 from femtomp.lanes.reader import Lane
 from femtomp.lanes.resource import worker_resource
-from femtomp.lanes.scan import scan
+from femtomp.lanes.scan import scan_all
 from femtomp.lanes.spool import PULLER, Spool
 from femtomp.native import Lock
 
@@ -56,7 +56,7 @@ class Puller:
 
     def pull(self) -> list[Record]:
         """Return what has come since the last call, by time; in order within a lane."""
-        scan(self._spool.lanes, self._lanes, self._open)
+        scan_all(self._spool, self._lanes, self._open)
         keyed: list[tuple[int, Record]] = []
         for epoch, lane in list(self._lanes.items()):
             records = self._of_lane(epoch, lane)
@@ -74,11 +74,12 @@ class Puller:
         for key in [key for key in self._resources if key[0] == epoch]:
             del self._resources[key]
 
-    def _open(self, epoch: str) -> Lane | None:
+    def _open(self, directory: int, epoch: str) -> Lane | None:
         try:
-            lane = Lane(self._spool.lanes, epoch)
+            hostile = self._spool.has_other_workers
+            lane = Lane(directory, epoch, hostile=hostile)
             identity = identity_codec.from_bytes(lane.read_own()[0])
-            cursor = CursorFile(self._spool.lanes, epoch, (PULL,), suffix=PULL)
+            cursor = CursorFile(self._spool.cursors, epoch, (PULL,), suffix=PULL)
         except (OSError, CodecError):
             return None  # reaped a moment ago, or damaged: the engine says so
         self._cursors[epoch] = cursor
@@ -129,7 +130,7 @@ class Puller:
 
     def waiting(self) -> int:
         """Return about how many records `pull` would give."""
-        scan(self._spool.lanes, self._lanes, self._open)
+        scan_all(self._spool, self._lanes, self._open)
         total = 0
         for epoch, lane in self._lanes.items():
             lane.refresh()
@@ -265,7 +266,7 @@ class Queue:
         spool = Spool(self._path)
         try:
             lanes: dict[str, Lane] = {}
-            scan(spool.lanes, lanes, lambda epoch: Lane(spool.lanes, epoch))
+            scan_all(spool, lanes, Lane)
             return sum(
                 lane.refresh() and lane.count(Cursor().position)
                 for lane in lanes.values()

@@ -38,6 +38,9 @@ MAX_LOST: Final = 1 << 32
 _START: Final = (0, FRAMES_AT)
 # Enough for the largest frame there is, wherever in a chunk it begins.
 _MAX_FRAME_READ: Final = seg.SEGMENT_BYTES + frame.MAX_FRAME_PAYLOAD_BYTES + 4096
+# No writer makes larger files: a sparse one is gone through no further.
+_MOST_BYTES: Final = _MAX_FRAME_READ
+_MOST_SIDE_BYTES: Final = 1 << 30
 
 
 class Lane(Owner):
@@ -49,10 +52,12 @@ class Lane(Owner):
         Descriptor of `lanes/`; not owned.
     epoch : str
         24 hex digits.
+    hostile : bool
+        As for `Owner`.
     """
 
-    def __init__(self, directory: int, epoch: str) -> None:
-        super().__init__(directory, epoch)
+    def __init__(self, directory: int, epoch: str, *, hostile: bool = False) -> None:
+        super().__init__(directory, epoch, hostile=hostile)
         self._seed = frame.seed(self._bytes)
         self._files: dict[int, tuple[int, int | None]] = {}
         self._lock = Lock()
@@ -94,10 +99,12 @@ class Lane(Owner):
         try:
             descriptor, capacity = self._file(number)
             if capacity is None:
-                return os.fstat(descriptor).st_size
+                size = os.fstat(descriptor).st_size
+                return min(size, _MOST_SIDE_BYTES if number == SIDE else _MOST_BYTES)
             # Torn by nothing: the writer stores it by one aligned store.
             commit = os.pread(descriptor, 8, seg.COMMIT_AT)
-            return min(capacity, int.from_bytes(commit, "little"))
+            most = min(capacity, _MOST_BYTES)
+            return min(most, int.from_bytes(commit, "little"))
         except (FileNotFoundError, CodecError):
             return 0
         except OSError:
@@ -204,7 +211,8 @@ class Lane(Owner):
         if place is None:
             return None
         frames, _, _ = frame.split(data, place, self._seed)
-        return frames[0].sequence
+        first = frames[0].sequence
+        return first if first < seg.SIDE_SEQUENCE else None
 
     def read(self, position: Position) -> Chunk | None:
         """Load the next frames of the segment at a normalised position.
@@ -223,7 +231,7 @@ class Lane(Owner):
     def exists(self) -> bool:
         """Tell whether the lane's `.own` still has its name: it is unlinked last."""
         try:
-            os.stat(f"{self.epoch}.own", dir_fd=self._directory, follow_symlinks=False)
+            os.stat(f"{self.epoch}.own", dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True
@@ -234,7 +242,7 @@ class Lane(Owner):
             return True
         name = segment_name(self.epoch, position.segment)
         try:
-            os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            os.stat(name, dir_fd=self.directory, follow_symlinks=False)
         except OSError:
             return False
         return True

@@ -56,14 +56,16 @@ WRITER_MMAP: Final = 2
 # segments and to the side file; the latter with its own base is also the next sequence
 # there. COMMITTED: how many are whole in the segments, and so the next sequence there;
 # what interrupts an append behind its commit leaves it one short until the next. From
-# LEFT_OUT on a word for each way to thin records out, before a lane ever has them; from
-# DROPPED on one for each reason and level.
+# LEFT_OUT on a word for each way to thin records out, before a lane ever has them.
+# CLOSED: its process goes on in another lane. From DROPPED on one for each reason and
+# level.
 SIDE_SEQUENCE: Final = 1 << 63
 STARTED: Final = 0
 STARTED_SIDE: Final = 1
 RETIRED: Final = 2
 COMMITTED: Final = 3
 LEFT_OUT: Final = 4
+CLOSED: Final = 6
 DROPPED: Final = 8
 DROP_REASONS: Final = ("no_space", "io", "size", "encode", "quota")
 LEFT_OUT_WAYS: Final = ("limited", "sampled")
@@ -80,6 +82,8 @@ _NAME: Final = re.compile(
 
 # What opening a symbolic link, a directory, a socket or a device may say.
 _NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+# More than any number of records: sums of what a lane says of itself do not overflow.
+_MOST_COUNTED: Final = 1 << 40
 
 # User code closes descriptors wholesale (daemonisers) and starts at the low ones.
 _FIRST_DESCRIPTOR: Final = 512
@@ -183,7 +187,8 @@ def unpack_own(content: bytes, epoch: bytes) -> tuple[bytes, tuple[int, ...]]:
     if found != epoch or crc32(identity) != crc:
         msg = ".own is damaged, or of another lane"
         raise CodecError(msg)
-    return identity, struct.unpack_from(f"<{WORDS}Q", content, WORDS_AT)
+    words = struct.unpack_from(f"<{WORDS}Q", content, WORDS_AT)
+    return identity, tuple(min(word, _MOST_COUNTED) for word in words)
 
 
 def started(words: tuple[int, ...] | memoryview) -> int:
@@ -305,7 +310,6 @@ def create(
     descriptor = high(os.open(temporary, flags, 0o600, dir_fd=directory))
     try:
         os.fchmod(descriptor, 0o600)  # a umask may leave its owner nothing
-        give_to_workers(descriptor, directory)
         if size:
             # Space first: a store to a page that a full tmpfs cannot give is SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
@@ -322,16 +326,6 @@ def create(
     return descriptor
 
 
-def give_to_workers(descriptor: int, directory: int) -> None:
-    """Give what root makes to those whose directory it is in.
-
-    gunicorn's workers log before they drop their privileges, and need the lane after.
-    """
-    status = os.fstat(directory)
-    if status.st_uid != 0 and os.geteuid() == 0:
-        os.fchown(descriptor, status.st_uid, status.st_gid)
-
-
 def open_regular(
     directory: int, name: str, flags: int = os.O_RDONLY, *, owners: Container[int]
 ) -> int:
@@ -340,13 +334,18 @@ def open_regular(
     Raises
     ------
     CodecError
-        If it is no regular file with one name, or belongs to somebody else.
+        If it is no regular file with one name, has a lease on it, or belongs to
+        somebody else.
     OSError
         If it is not there or cannot be opened now.
     """
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = high(os.open(name, flags, 0o600, dir_fd=directory))
+    except BlockingIOError as exc:
+        # Only its owner, or root, can have put one there; it may never end.
+        msg = f"{name} has a lease on it, or cannot be opened without waiting"
+        raise CodecError(msg) from exc
     except OSError as exc:
         if exc.errno not in _NOT_REGULAR:
             raise
@@ -369,6 +368,24 @@ def permit_owner(descriptor: int, status: os.stat_result) -> None:
     """Let a new file's owner read and write it: a umask may have left it nothing."""
     if ~status.st_mode & 0o600 and status.st_uid == os.geteuid():
         os.fchmod(descriptor, 0o600)
+
+
+def discard(directory: int, name: str) -> None:
+    """Have nothing of that name in a directory; what cannot be unlinked is put aside.
+
+    Raises
+    ------
+    OSError
+        If neither can be done.
+    """
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        # A directory, that a worker made: it goes with the spool.
+        aside = f".{name}.{os.urandom(4).hex()}.refused"
+        os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def _unlink_quietly(directory: int, name: str) -> None:

@@ -1,6 +1,6 @@
 """How much room a spool may take, and who may still take some.
 
-In and out: the words of `lanes/space`, which all processes of a spool share. The engine
+In and out: the words of `space`, which all processes of a directory share. The engine
 writes the limits once and what is used as often as it looks; a writer that is about to
 make a file reads them, and adds what it takes. So a limit holds although the engine is
 dead or stopped: then nobody gives room back, and new records are dropped and counted.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections import Counter
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,13 +30,14 @@ from femtomp.lanes.liveness import start_ticks
 from femtomp.lanes.segment import (
     DROP_LEVELS,
     PAGE_BYTES,
-    give_to_workers,
+    discard,
     level_class,
     open_regular,
     permit_owner,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 NAME: Final = "space"
@@ -140,19 +142,34 @@ def publish(directory: int, space: Space) -> None:
     OSError
         If the spool is gone.
     """
-    flags = os.O_WRONLY | os.O_CREAT
     try:
-        descriptor = _open(directory, NAME, flags)
-    except CodecError:
-        os.unlink(NAME, dir_fd=directory)  # a trap: the limits are the engine's to say
-        descriptor = _open(directory, NAME, flags | os.O_EXCL)
+        descriptor = _open(directory, NAME, os.O_WRONLY)
+    except (FileNotFoundError, CodecError):
+        descriptor = _make(directory)
     try:
-        give_to_workers(descriptor, directory)
         words = _WORDS.pack(*space)
         os.pwrite(descriptor, words[_WRITERS.size :], _WRITERS.size)
         os.pwrite(descriptor, words[:8], 0)
     finally:
         os.close(descriptor)
+
+
+def _make(directory: int) -> int:
+    """Make the file, instead of a trap if that is there; it is the directory's owner's.
+
+    Only what was made this very moment is given away.
+    """
+    discard(directory, NAME)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(NAME, flags, 0o600, dir_fd=directory)
+    try:
+        owner = os.fstat(directory)
+        if owner.st_uid != os.geteuid():
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def add_used(directory: int, more: int) -> None:
@@ -180,16 +197,19 @@ def ask_for_room(directory: int) -> None:
         os.close(descriptor)
 
 
-def count_unkept(lanes: str, levelno: int) -> None:
+def count_unkept(spool: str, levelno: int) -> None:
     """Count a record for which no lane could be opened.
 
     Parameters
     ----------
-    lanes : str
-        Path of the spool's `lanes/`.
+    spool : str
+        Path of the spool.
     levelno : int
         The record's.
     """
+    lanes = f"{spool}/lanes"
+    if os.geteuid() == 0 and os.path.isdir(f"{lanes}-root"):
+        lanes += "-root"
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -205,8 +225,15 @@ def count_unkept(lanes: str, levelno: int) -> None:
         pass  # the spool is gone, or full to the last byte: stderr says it
 
 
-def read_unkept(directory: int) -> dict[str, int]:
+def read_unkept(directories: Iterable[int]) -> dict[str, int]:
     """Return how many records came to no lane, by level."""
+    counts = Counter(dict.fromkeys(DROP_LEVELS, 0))
+    for directory in directories:
+        counts.update(_unkept(directory))
+    return dict(counts)
+
+
+def _unkept(directory: int) -> dict[str, int]:
     try:
         descriptor = _open(directory, _UNKEPT)
     except (OSError, CodecError):

@@ -15,9 +15,12 @@ link into it.
         engine.lock                      held for life by the three, see `lock`
         said, marks, quarantine/         the engine's, see `losses`, `poison`
         lanes/                           0700, one lane a process
+        lanes-root/                      0700, see below
 
-    Of workers with another uid only `lanes/` is, and all in it but cursors; above it is
-    root's, 0711, with files that they may read.
+    Where workers are another user than root's master only `lanes/` is theirs, with all
+    in it; the spool is 0711 then, with files that they may read. Processes of root have
+    their lanes in `lanes-root/`, and the cursors of all lanes are there: what somebody
+    else can truncate, lease or replace is neither mapped by root nor believed.
 
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
              | engine's start time | pid that pulls | how the engine before it ended
@@ -38,7 +41,12 @@ from typing import Any, Final
 from femtomp.errors import SpoolError
 from femtomp.lanes.segment import FORMAT_VERSION, high, known_as
 
-_DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_PATH: workers of another uid may pass through the spool, not list it; and what a
+# child inherits opens nothing that its own user could not open.
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LANES: Final = "lanes"
+LANES_OF_ROOT: Final = "lanes-root"
+_LANES_MODE: Final = 0o700
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_MANIFEST_BYTES: Final = 64 * 1024
 _MAX_MANIFEST_VALUES: Final = 500
@@ -94,8 +102,8 @@ class Spool:
         self.descriptor = _open_checked(self.path)
         self._known = [known_as(self.descriptor)]
         try:
-            self.lanes = high(os.open("lanes", _DIRECTORY, dir_fd=self.descriptor))
-            self._known.append(known_as(self.lanes))
+            self.lanes = self._open_directory(LANES)
+            self.lanes_of_root = self._open_of_root()
             self.manifest: dict[str, Any] = self._read_manifest()
             self._check_lanes()
         except BaseException as exc:
@@ -104,6 +112,40 @@ class Spool:
                 raise  # thrown in by a signal handler, or at the end of the stack
             msg = f"{self.path} is not a femtomp spool: {exc}"
             raise SpoolError(exc.errno, msg) from exc
+
+    def _open_directory(self, name: str) -> int:
+        descriptor = high(os.open(name, _DIRECTORY, dir_fd=self.descriptor))
+        self._known.append(known_as(descriptor))
+        return descriptor
+
+    def _open_of_root(self) -> int | None:
+        if os.geteuid() != 0:
+            return None
+        try:
+            return self._open_directory(LANES_OF_ROOT)
+        except FileNotFoundError:
+            return None
+
+    @property
+    def directories(self) -> tuple[int, ...]:
+        """Descriptors of the directories of lanes; what root's has, no other has."""
+        of_root = self.lanes_of_root
+        return (self.lanes,) if of_root is None else (of_root, self.lanes)
+
+    @property
+    def cursors(self) -> int:
+        """Descriptor of the directory that the cursors of all lanes are in."""
+        return self.lanes if self.lanes_of_root is None else self.lanes_of_root
+
+    @property
+    def own_lanes(self) -> int:
+        """Descriptor of the directory that this process's own lane belongs in."""
+        return self.cursors if os.geteuid() == 0 else self.lanes
+
+    @property
+    def has_other_workers(self) -> bool:
+        """Whether workers are another user than the server."""
+        return self.manifest.get("worker_uid") is not None
 
     def _read_manifest(self) -> dict[str, Any]:
         descriptor = os.open(
@@ -132,12 +174,25 @@ class Spool:
         return dict(manifest)
 
     def _check_lanes(self) -> None:
-        problem = _problem(
-            os.fstat(self.lanes), (os.geteuid(), 0, self.manifest.get("worker_uid"))
-        )
+        owners = (os.geteuid(), 0, self.manifest.get("worker_uid"))
+        self.mend_lanes()
+        problem = _problem(os.fstat(self.lanes), owners)
+        if not problem and self.lanes_of_root is not None:
+            problem = _problem(os.fstat(self.lanes_of_root), (0,))
         if problem:
             msg = f"the spool {self.path}/lanes {problem}"
             raise SpoolError(errno.EACCES, msg)
+
+    def mend_lanes(self) -> None:
+        """Give `lanes/` the mode back that one of its workers took from all of them."""
+        if not self.has_other_workers or os.geteuid() != 0:
+            return
+        status = os.fstat(self.lanes)
+        if (
+            status.st_uid == self.manifest["worker_uid"]
+            and stat.S_IMODE(status.st_mode) != _LANES_MODE
+        ):
+            os.chmod(LANES, _LANES_MODE, dir_fd=self.descriptor)
 
     def refresh(self) -> None:
         """Read anew what the spool says of itself; nothing is changed if it is gone."""
@@ -219,7 +274,7 @@ class Spool:
 
         The lanes first: a spool without them has nothing to keep (`was_removing`).
         """
-        import shutil
+        from femtomp.lanes.removal import remove_tree
 
         # Another name first: half of it must not be found, and taken for an orphan
         # because its lock files are gone already.
@@ -232,8 +287,8 @@ class Spool:
                 aside = self.path
         elif not self._is_at(aside):
             return
-        shutil.rmtree(os.path.join(aside, "lanes"), ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        for name in (LANES_OF_ROOT, LANES, ""):
+            remove_tree(os.path.join(aside, name) if name else aside)
 
     def was_removing(self) -> bool:
         """Tell whether somebody began to delete the spool, and may have died then."""
@@ -252,8 +307,7 @@ class Spool:
 
 def _open_checked(path: str) -> int:
     try:
-        # O_PATH: workers of another uid may pass through it, not list it.
-        descriptor = high(os.open(path, os.O_PATH | _DIRECTORY))
+        descriptor = high(os.open(path, _DIRECTORY))
     except OSError as exc:
         msg = f"cannot open the spool {path}: {exc.strerror}"
         raise SpoolError(exc.errno or 0, msg) from exc

@@ -13,7 +13,8 @@ in this one, or it is and the server had stopped.
 Two writers, one format: `mapped` stores into a preallocated mapping and makes no system
 call; `appending` makes one `write` a record, works everywhere, and is the reference.
 The server chooses for its spool (`spool.choose_writer`), the manifest tells the
-workers.
+workers. Where these are another user than root's master, whoever is root, or may be it
+again, has the `write` writer in the form of `guarded`, which maps nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import itertools
 import os
 import time
 from logging import ERROR
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from femtomp.codec import frame
 from femtomp.codec.wire import level_of
@@ -83,6 +84,16 @@ _UNUSABLE: Final = (
 )  # fmt: skip
 
 
+class Words(Protocol):
+    """The numbers in `.own`, by their place."""
+
+    def __getitem__(self, at: int, /) -> int:
+        """Return one."""
+
+    def __setitem__(self, at: int, value: int, /) -> None:
+        """Store one where every reader sees it."""
+
+
 class LaneLostError(Exception):
     """The lane cannot be used any more; the caller opens another one."""
 
@@ -130,11 +141,9 @@ class LaneWriter:
         first_bytes = self._take_first(important=important)
         content = pack_own(self.epoch_bytes, identity)
         own = create(directory, f"{self.epoch}.own", content, lock=True)
-        self._own = map_file(own, OWN_BYTES)
         # Locked for life: the descriptor is closed by the process's end alone.
-        kept_for_life.append(self._own)
         self._known = {"own": known_as(own)}
-        self.words: memoryview = memoryview(self._own)[WORDS_AT:IDENTITY_AT].cast("Q")
+        self.words: Words = self._open_words(own, content)
         self._lock = RLock()
         self._next_side = itertools.count().__next__
         self._number = -1
@@ -157,6 +166,12 @@ class LaneWriter:
             raise QuotaReachedError
         add_used(self._directory, taken)
         return size
+
+    def _open_words(self, own: int, content: bytes) -> Words:  # noqa: ARG002 - see `guarded`
+        """Return the words of `.own`: what is stored there every reader sees."""
+        self._own = map_file(own, OWN_BYTES)
+        kept_for_life.append(self._own)
+        return memoryview(self._own)[WORDS_AT:IDENTITY_AT].cast("Q")
 
     def _open_first(self, size: int) -> None:
         """Make the first segment, and `append`."""
@@ -201,6 +216,9 @@ class LaneWriter:
         """Return (descriptor, device, inode) of the open files, for a forked child."""
         return list(self._known.values())
 
+    keeps_in_children = True
+    """Whether forked children hold on to what they inherited until they log."""
+
     def forget(self) -> None:
         """Let go of what a forked child inherited. Its parent's lane is not its own."""
 
@@ -211,11 +229,15 @@ class LaneWriter:
         """
         self.forget()
         owned.pop(self.epoch, None)
-        self.words.release()
-        kept_for_life.remove(self._own)
-        unmap(self._own, None, *self._known["own"][1:])
+        self._close_words()
         for known in self._known.values():
             close_known(known)
+
+    def _close_words(self) -> None:
+        if isinstance(self.words, memoryview):
+            self.words.release()
+        kept_for_life.remove(self._own)
+        unmap(self._own, None, *self._known["own"][1:])
 
     def drop(self, reason: str, payload: bytes = b"") -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""
@@ -336,6 +358,8 @@ class LaneWriter:
         try:
             here = os.fstat(descriptor)
         except OSError as exc:
+            if exc.errno is None:
+                raise  # no call's failure: thrown in by a signal handler
             raise LaneLostError from exc
         if (here.st_dev, here.st_ino) != (device, inode):
             raise LaneLostError
@@ -373,7 +397,7 @@ def open_writer(
 
     Parameters
     ----------
-    kind : {"mmap", "write"}
+    kind : {"mmap", "write", "guarded"}
     directory, identity, important
         As for `LaneWriter`.
     """
@@ -381,6 +405,10 @@ def open_writer(
         from femtomp.lanes.mapped import MappedWriter
 
         return MappedWriter(directory, identity, important=important)
+    if kind == "guarded":
+        from femtomp.lanes.guarded import GuardedWriter
+
+        return GuardedWriter(directory, identity, important=important)
     from femtomp.lanes.appending import AppendingWriter
 
     return AppendingWriter(directory, identity, important=important)

@@ -23,6 +23,8 @@ from femtomp.lanes.spool import (
     ENGINE,
     ENGINE_TICKS,
     GUARDIAN,
+    LANES,
+    LANES_OF_ROOT,
     PULLER,
     STATE,
     Spool,
@@ -135,10 +137,13 @@ def _is_of(found: Found, wanted: Wanted) -> bool:
 
 
 def _holds_lanes(found: Found) -> bool:
-    try:
-        return bool(os.listdir(os.path.join(found.path, "lanes")))
-    except OSError:
-        return False
+    for name in (LANES, LANES_OF_ROOT):
+        try:
+            if os.listdir(os.path.join(found.path, name)):
+                return True
+        except OSError:
+            continue  # it has none of that name
+    return False
 
 
 def _warn_of_others(parent: Path, number: int) -> None:

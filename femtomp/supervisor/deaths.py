@@ -68,7 +68,10 @@ class Deaths:
             self._ended(descriptor)
 
     def _watch(self, epoch: str, identity: Identity) -> None:
-        if len(self._watched) >= MAX_WATCHED:
+        # One that goes on in another lane ends once.
+        who = (identity.pid, identity.start_ticks)
+        watched = [(each.pid, each.start_ticks) for _, each in self._watched.values()]
+        if len(watched) >= MAX_WATCHED or who in watched:
             return
         try:
             descriptor = os.pidfd_open(identity.pid)

@@ -18,6 +18,7 @@ import signal
 from typing import Final
 
 from femtomp.errors import CodecError
+from femtomp.lanes.scan import names
 from femtomp.lanes.segment import EPOCH_BYTES, open_regular
 
 _BEGUN: Final = re.compile(rf"\.[0-9a-f]{{{2 * EPOCH_BYTES}}}\.own\.tmp")
@@ -30,7 +31,7 @@ def sweep(directory: int) -> None:
     without leases) they stay until the spool goes.
     """
     owners = (os.geteuid(), os.fstat(directory).st_uid)
-    for name in filter(_BEGUN.fullmatch, os.listdir(directory)):
+    for name in filter(_BEGUN.fullmatch, names(directory)):
         try:
             descriptor = open_regular(directory, name, owners=owners)
         except (OSError, CodecError):

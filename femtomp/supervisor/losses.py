@@ -268,10 +268,10 @@ def _is_early(now_ns: int, said: Said, interval_s: float) -> bool:
 
 def _counts(spool: Spool, members: list[Member]) -> dict[str, tuple[int, ...]]:
     """Add up what is lost for each sink, over all lanes there ever were."""
-    totals = read_totals(spool.lanes)
+    totals = read_totals(spool.cursors)
     dropped = list(totals.dropped().values())
     # As in the statistics: they came to no lane.
-    dropped[DROP_REASONS.index("quota")] += sum(read_unkept(spool.lanes).values())
+    dropped[DROP_REASONS.index("quota")] += sum(read_unkept(spool.directories).values())
     sums = {name: totals.sink(name) for name in spool.sinks}
     for member in members:
         try:

@@ -7,7 +7,6 @@ owner is gone and every sink has passed its end.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec import identity as identity_codec
@@ -23,6 +22,7 @@ from femtomp.supervisor.container import container_id, own_container_id
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
+    from femtomp.lanes.spool import Spool
     from femtomp.supervisor.batch import Step
 
 # Resources of foreign processes a lane may bring (a drained stock queue), kept for
@@ -154,18 +154,27 @@ class Member:
             for cursor in self.cursors.cursors.values()
         )
 
-    def unlink(self, directory: int) -> None:
-        """Delete the lane's files, `.own` last: until then it is found again."""
+    def unlink(self, cursors: int) -> None:
+        """Delete the lane's files, `.own` last: until then it is found again.
+
+        Parameters
+        ----------
+        cursors : int
+            Descriptor of the directory that its cursors are in.
+
+        Raises
+        ------
+        OSError
+            If one cannot be deleted.
+        """
         names = [seg.segment_name(self.lane.epoch, n) for n in self.lane.segments]
         names += self.lane.begun
         names += [
             f"{self.lane.epoch}.{kind}" for kind in ("side", "pull", "cur", "own")
         ]
         for name in names:
-            try:
-                os.unlink(name, dir_fd=directory)
-            except FileNotFoundError:
-                pass  # reaped before, by an engine that died in between
+            at = cursors if name.endswith((".pull", ".cur")) else self.lane.directory
+            seg.discard(at, name)
 
 
 def _rest(lane: Lane, position: Position) -> tuple[Counters, int]:
@@ -180,9 +189,13 @@ def _rest(lane: Lane, position: Position) -> tuple[Counters, int]:
 
 
 def open_member(
-    directory: int, epoch: str, sinks: tuple[str, ...], base: Mapping[str, Any]
+    spool: Spool,
+    directory: int,
+    epoch: str,
+    sinks: tuple[str, ...],
+    base: Mapping[str, Any],
 ) -> Member:
-    """Open a lane that was found.
+    """Open a lane that was found in one of a spool's directories.
 
     Raises
     ------
@@ -191,9 +204,9 @@ def open_member(
     OSError
         If they cannot be opened now: no descriptor left, no room for the cursors.
     """
-    lane = Lane(directory, epoch)
+    lane = Lane(directory, epoch, hostile=spool.has_other_workers)
     identity = identity_codec.from_bytes(lane.read_own()[0])
-    return Member(lane, CursorFile(directory, epoch, sinks), identity, base)
+    return Member(lane, CursorFile(spool.cursors, epoch, sinks), identity, base)
 
 
 def _seen_from_outside(identity: Identity) -> dict[str, Any]:

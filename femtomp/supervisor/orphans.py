@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -18,6 +17,7 @@ from femtomp.errors import CodecError, SpoolError
 from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.lock import MASTER_LOCK, Lock, is_ending, is_orphaned
+from femtomp.lanes.removal import remove_tree
 from femtomp.lanes.segment import FORMAT_VERSION, RETIRED, high
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.lanes.writer import owned
@@ -82,7 +82,7 @@ def finish_removals(parent: Path) -> None:
         path = parent / name
         try:
             if path.lstat().st_uid == os.geteuid():
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(str(path))
         except FileNotFoundError:
             continue  # it went on by itself
 
@@ -209,7 +209,7 @@ def sinks_with_records(spool: Spool, sinks: Iterable[str]) -> list[str]:
 
 
 def _has_record(spool: Spool, lane: Lane, sink: str) -> bool:
-    cursors = read_cursors(spool.lanes, lane.epoch)
+    cursors = read_cursors(spool.cursors, lane.epoch)
     position = cursors.get(sink_key(sink), Cursor()).position
     return _next_in_segments(lane, position) or _next_in_side(lane, position)
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 import os
 import resource
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive, start_ticks
 from femtomp.lanes.queue import PULL
-from femtomp.lanes.scan import scan
+from femtomp.lanes.scan import scan_all
+from femtomp.lanes.segment import CLOSED, discard, segment_name
 from femtomp.lanes.space import NO_LIMITS
 from femtomp.lanes.spool import PULLER
 from femtomp.supervisor.leavings import sweep
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from femtomp.lanes.space import Space
     from femtomp.lanes.spool import Spool
     from femtomp.supervisor.members import Member
+
+_T = TypeVar("_T")
 
 # At 4,000 records a second 5 ms instead of 2 make the engine's 18 % of a core 10.
 BUSY_S: Final = 0.005
@@ -89,13 +92,15 @@ class Poller:
         self._capacity: Final = _capacity()
         # Lanes that were found and could not be opened yet.
         self._waiting = 0
-        self._seen_mtime = -1
+        # They and the bad ones, with their files.
+        self._others: dict[str, tuple[int, list[str]]] = {}
+        self._seen_mtime: list[int] = []
         self._rescan_at = 0.0
         self._tend_at = 0.0
-        self._totals = Totals(spool.lanes, spool.sinks)
+        self._totals = Totals(spool, spool.sinks)
         # Who pulls from the queue holds segments back only while there is room.
         self._room = Room(
-            spool.lanes, limits, self.members,
+            spool, limits, self.members, self._others,
             lambda m: self._free_segments(m, None), stalled,
         )  # fmt: skip
 
@@ -132,11 +137,11 @@ class Poller:
         return grew
 
     def _scan_if_changed(self, now: float) -> bool:
-        changed = os.fstat(self._spool.lanes).st_mtime_ns
+        changed = [os.fstat(d).st_mtime_ns for d in self._spool.directories]
         if changed == self._seen_mtime and now < self._rescan_at:
             return False
-        young = time.time_ns() - changed < _MTIME_GRAIN_NS
-        self._seen_mtime = -1 if young else changed
+        young = time.time_ns() - max(changed) < _MTIME_GRAIN_NS
+        self._seen_mtime = [] if young else changed
         self._rescan_at = now + _RESCAN_S
         self.scan()
         return True
@@ -145,7 +150,11 @@ class Poller:
         """Read the directory: new lanes, new segments."""
         lanes = {epoch: member.lane for epoch, member in self.members.items()}
         self._waiting = 0
-        scan(self._spool.lanes, lanes, self._found)
+        self._spool.mend_lanes()
+        others = scan_all(self._spool, lanes, self._found)
+        self._others.clear()
+        self._others.update(others)
+        self._bad &= others.keys()
         if self._waiting:
             note(
                 "descriptors",
@@ -154,15 +163,17 @@ class Poller:
                 "(LimitNOFILE=, ulimit -n)",
             )
 
-    def _found(self, epoch: str) -> Any:
+    def _found(self, directory: int, epoch: str) -> Any:
         if epoch in self._bad:
             return None
-        if len(self.members) >= self._capacity:
+        # Root's own wait for nobody else's.
+        is_of_root = directory == self._spool.lanes_of_root
+        if len(self.members) >= self._capacity and not is_of_root:
             self._waiting += 1
             return None
         try:
             member = open_member(
-                self._spool.lanes, epoch, self._spool.sinks, self._base
+                self._spool, directory, epoch, self._spool.sinks, self._base
             )
         except CodecError as exc:
             self._bad.add(epoch)
@@ -193,16 +204,17 @@ class Poller:
                     self._reap(epoch, member)
                 else:
                     self._free_segments(member, pull)
-            except OSError as exc:
+            except (OSError, CodecError) as exc:
                 note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
             if member.lane.refused:
                 note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
-        sweep(self._spool.lanes)
+        for directory in self._spool.directories:
+            sweep(directory)
 
     def _ask_if_alive(self, members: Iterable[Member]) -> None:
         """Look whose owners are gone, and read the ends of these for the last time."""
         gone = [m for m in members if not m.lane.final and _is_orphaned(m)]
-        dead = {m.lane.epoch for m in gone if not is_alive(m.identity)}
+        dead = {m.lane.epoch for m in gone if _has_ended(m)}
         # One that lost its lock, and goes on without, was found before.
         gone = [m for m in gone if m.lane.epoch in dead or not m.lane.ended]
         if not gone:
@@ -222,7 +234,7 @@ class Poller:
 
     def _pull_position(self, epoch: str) -> Position:
         """Return how far `Server.queue.get` has come."""
-        cursors = read_cursors(self._spool.lanes, epoch, PULL)
+        cursors = read_cursors(self._spool.cursors, epoch, PULL)
         position = cursors.get(sink_key(PULL), Cursor()).position
         return self.members[epoch].lane.normalised(position)
 
@@ -234,26 +246,31 @@ class Poller:
         reached = min(position.segment for position in positions)
         for number in member.lane.segments:
             if number < reached:
-                os.unlink(f"{member.lane.epoch}.{number}.seg", dir_fd=self._spool.lanes)
+                discard(member.lane.directory, segment_name(member.lane.epoch, number))
                 member.lane.segments = member.lane.segments[1:]
         member.lane.close(below=reached)
 
     def _reap(self, epoch: str, member: Member) -> None:
         self._totals.add(epoch, member)
         del self.members[epoch]
-        member.unlink(self._spool.lanes)
+        try:
+            member.unlink(self._spool.cursors)
+        except OSError:
+            # It was added to the totals: it must not be found, and added, again.
+            self._bad.add(epoch)
+            raise
 
     def retire(self) -> None:
         """Tell every lane's writer, which looks after each append, to go elsewhere."""
         self.scan()
         for member in self.members.values():
-            member.lane.retire()
+            _alone(member, member.lane.retire)
 
     def readmit(self) -> None:
         """Take back what an engine before this one told the writers when it stopped."""
         self.scan()
         for member in self.members.values():
-            member.lane.readmit()
+            _alone(member, member.lane.readmit)
 
     def look_again(self) -> bool:
         """Read every end once more: True if a lane grew since the last look."""
@@ -286,12 +303,22 @@ class Poller:
 
 
 def _is_orphaned(member: Member) -> bool:
+    return bool(_alone(member, member.lane.is_orphaned))
+
+
+def _has_ended(member: Member) -> bool:
+    """Tell whether nothing can come any more from who has let go of a lane."""
+    return not is_alive(member.identity) or bool(member.lane.word(CLOSED))
+
+
+def _alone(member: Member, work: Callable[[], _T]) -> _T | None:
+    """Do something with one lane; what fails of it is that lane's alone."""
     try:
-        return member.lane.is_orphaned()
-    except OSError as exc:
+        return work()
+    except (OSError, CodecError) as exc:
         text = f"lane {member.lane.epoch} cannot be looked after: {exc}"
         note(f"tend:{member.lane.epoch}", text)
-        return False
+        return None
 
 
 def _capacity() -> int:

@@ -26,6 +26,7 @@ from femtomp.supervisor.levels import ToldLevels
 from femtomp.supervisor.stats import (
     DrainReport,
     ServerStats,
+    is_readable,
     read_stats,
     wait_delivered,
 )
@@ -121,11 +122,16 @@ class Server:
         Raises
         ------
         SpoolError
-            If the spool is gone, as after a `stop()` that drained everything.
+            If the spool is gone, as after a `stop()` that drained everything; in a
+            worker of another user (`worker_uid`).
         """
         if not self._spool.exists():
             msg = f"the spool {self.spool} is gone: the server was stopped"
             raise SpoolError(2, msg)
+        if not is_readable(self._spool):
+            msg = f"the statistics of {self.spool} are for root to read, not for its "
+            msg += f"workers of uid {os.geteuid()}: call stats() in the master"
+            raise SpoolError(13, msg)
         self._ensure()
         self._spool.refresh()
         return read_stats(self._spool)
@@ -141,10 +147,13 @@ class Server:
         Returns
         -------
         bool
-            False if the time was over before.
+            False if the time was over before; in a worker of another user
+            (`worker_uid`), which may not look, at once.
         """
         if not self._spool.exists():
             return self._report is not None and self._report.drained
+        if not is_readable(self._spool):
+            return False
         self._ensure()
         tend = self._pair.tend if self._pair is not None else None
         return wait_delivered(self._spool, timeout, tend)

@@ -11,7 +11,6 @@ of this; a spool that nobody serves after a sink could not be built.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +24,8 @@ from femtomp.lanes.cursor import (
     read_cursors,
     sink_key,
 )
-from femtomp.lanes.segment import COMMITTED, SIDE
+from femtomp.lanes.scan import names
+from femtomp.lanes.segment import COMMITTED, SIDE, parse_name
 from femtomp.supervisor import totals
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.stats import (
@@ -119,7 +119,7 @@ class Change:
         self._counts = {name: _counted(self._spool, name) for name in self._going}
         if self._coming:
             join(self._spool, self._coming, self._leading)
-            totals.join(self._spool.lanes, self._coming)
+            totals.join(self._spool.cursors, self._coming)
         config = self._after.config
         self._describe(
             {
@@ -166,12 +166,12 @@ def _counted(spool: Spool, sink: str) -> SinkStats:
 
     By their numbers: to read through them takes as long as workers write more.
     """
-    counters = totals.read_totals(spool.lanes).sink(sink)
+    counters = totals.read_totals(spool.cursors).sink(sink)
     pending = 0
     for lane in open_lanes(spool):
         try:
             committed = lane.read_own()[1][COMMITTED]
-            cursors = read_cursors(spool.lanes, lane.epoch)
+            cursors = read_cursors(spool.cursors, lane.epoch)
         except (OSError, CodecError):
             continue  # damaged: it is left alone
         cursor = cursors.get(sink_key(sink), Cursor())
@@ -195,10 +195,10 @@ def join(spool: Spool, coming: list[str], leading: list[str]) -> None:
     OSError
         If a cursor cannot be written.
     """
-    for name in os.listdir(spool.lanes):
-        epoch, dot, kind = name.partition(".")
-        if dot and kind == "cur" and epoch and epoch != totals.EPOCH:
-            _join_lane(spool.lanes, epoch, coming, leading)
+    for name in names(spool.cursors):
+        parsed = parse_name(name)
+        if parsed and parsed.kind == "cur" and parsed.epoch != totals.EPOCH:
+            _join_lane(spool.cursors, parsed.epoch, coming, leading)
 
 
 def _join_lane(

@@ -17,13 +17,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from femtomp.config import level_number
-from femtomp.errors import SpoolError
+from femtomp.errors import CodecError, SpoolError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, sink_key
 from femtomp.lanes.lock import ENGINE_LOCK, GUARDIAN_LOCK, MASTER_LOCK, Lock
 from femtomp.record import severity_number
 from femtomp.redaction import Redaction
 from femtomp.sinks.build import build
+from femtomp.supervisor.notes import note
 from femtomp.supervisor.orphans import open_same, sinks_with_records
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
@@ -119,7 +120,7 @@ class Recovery:
             )
             for sink in sinks
         ]
-        self._dropped = Counter(read_totals(self._spool.lanes).dropped())
+        self._dropped = Counter(read_totals(self._spool.cursors).dropped())
         self._seen: dict[str, Member] = {}
         self._before: dict[tuple[str, str], Counters] = {}
         self._goals: dict[str, End] = {}
@@ -271,9 +272,12 @@ class Recovery:
         sinks = {name: self._outcome(cursor) for name, cursor in self._cursors.items()}
         dropped = self._dropped
         for member in self._seen.values():
-            words = member.lane.read_own()[1]
-            drops = words[seg.DROPPED : seg.DROPPED + len(seg.DROP_REASONS)]
-            dropped.update(dict(zip(seg.DROP_REASONS, drops, strict=True)))
+            try:
+                words = member.lane.read_own()[1]
+            except (OSError, CodecError) as exc:
+                note("drops", f"drops of lane {member.lane.epoch} are not known: {exc}")
+                continue
+            dropped.update(seg.drops(words))
         why = self._reason_to_keep(sinks, remove=remove)
         if not why:
             self._spool.remove()

@@ -1,6 +1,6 @@
 """Room in the spool: what is used, and whose oldest records make way.
 
-In: the members, the limits. Out: the words of `lanes/space` kept true, and, with
+In: all lanes, the limits. Out: the words of `lanes/space` kept true, and, with
 `overflow="drop_old"`, cursors moved over the oldest segments: each sink that had not
 passed them counts what it misses, and the others miss nothing. With "drop_new" and
 "block" nobody's cursor is moved, and the writers do what is left.
@@ -27,6 +27,7 @@ from femtomp.supervisor.notes import note
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
+    from femtomp.lanes.spool import Spool
     from femtomp.supervisor.members import Member
 
 # Writers stop at seven eighths: room is made before that where it costs no delivery.
@@ -41,12 +42,14 @@ class Room:
 
     Parameters
     ----------
-    directory : int
-        Descriptor of `lanes/`; not owned.
+    spool : Spool
     limits : Space
         As the server was told; `used` is ignored.
     members : mapping
         The engine's table.
+    others : mapping
+        Lanes that are not in it: that wait, or cannot be read. They take room as well.
+        By name the directory and the files.
     free : callable
         Unlinks the segments of a member that every cursor has passed.
     stalled : callable
@@ -55,13 +58,15 @@ class Room:
 
     def __init__(
         self,
-        directory: int,
+        spool: Spool,
         limits: Space,
         members: Mapping[str, Member],
+        others: Mapping[str, tuple[int, list[str]]],
         free: Callable[[Member], None],
         stalled: Callable[[], Container[str]],
     ) -> None:
-        self._directory = directory
+        self._spool = spool
+        self._others = others
         self._limits = limits
         self._members = members
         self._free = free
@@ -76,7 +81,10 @@ class Room:
             e: self._measured(e, member) for e, member in self._members.items()
         }
         used = sum(held for _, held in self._held.values())
-        publish(self._directory, self._limits._replace(used=used))
+        for directory, names in self._others.values():
+            used += sum(_size(directory, name) for name in names)
+        for directory in self._spool.directories:
+            publish(directory, self._limits._replace(used=used))
         return used
 
     def _of(self, epoch: str) -> int:
@@ -88,22 +96,16 @@ class Room:
         if known is not None and known[0] == state:
             return known
         names = [seg.segment_name(epoch, n) for n in member.lane.segments]
-        names += [f"{epoch}.{kind}" for kind in ("own", "side", "cur")]
-        return state, sum(map(self._size, names))
-
-    def _size(self, name: str) -> int:
-        try:
-            status = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return 0
-        return whole_pages(status.st_size)
+        names += [f"{epoch}.{kind}" for kind in ("own", "side")]
+        held = sum(_size(member.lane.directory, name) for name in names)
+        return state, held + _size(self._spool.cursors, f"{epoch}.cur")
 
     def keep(self) -> None:
         """Measure, and make room where a quota comes near."""
-        space = read_space(self._directory)
+        space = self._read()
         if space.is_asked() or _is_near(space.used, self._limits.quota):
             for member in self._members.values():
-                self._free(member)
+                self._freed(member)
         self._used = self.measure()
         if self._limits.overflow != Overflow.DROP_OLD:
             return
@@ -120,7 +122,20 @@ class Room:
 
     def is_asked(self) -> bool:
         """Tell whether a writer waits for room."""
-        return read_space(self._directory).is_asked()
+        return self._read().is_asked()
+
+    def _read(self) -> Space:
+        """Return the words, with the last time that anybody asked, wherever it was."""
+        spaces = [read_space(each) for each in self._spool.directories]
+        asked = max(space.asked_ns for space in spaces)
+        return spaces[0]._replace(asked_ns=asked)
+
+    def _freed(self, member: Member) -> None:
+        try:
+            self._free(member)
+        except OSError as exc:
+            epoch = member.lane.epoch
+            note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
 
     def _near(self) -> list[str]:
         """Return the lanes that come near a quota, the one that holds most first."""
@@ -166,11 +181,20 @@ class Room:
                         f"{member.identity.pid} made way for new ones, counted as "
                         "evicted",
                     )
-            self._free(member)
+            self._freed(member)
             if oldest not in member.lane.segments:
                 self._used = self.measure()
                 return True
         return False
+
+
+def _size(directory: int, name: str) -> int:
+    """Return what a file takes: of one with holes no more than is there."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return 0
+    return min(whole_pages(status.st_size), 512 * status.st_blocks)
 
 
 def _has_closed(member: Member) -> bool:

@@ -7,6 +7,7 @@ evicted + corrupt + quarantined + pending`.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive
 from femtomp.lanes.reader import Lane
-from femtomp.lanes.scan import scan
+from femtomp.lanes.scan import scan, scan_all
 from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_STARTS
 from femtomp.native import sleep
@@ -140,18 +141,18 @@ def read_stats(spool: Spool) -> ServerStats:
     Lanes are reaped meanwhile: what was read in the middle of that is read again.
     """
     for _ in range(_MAX_READINGS):
-        before = read_totals(spool.lanes)
+        before = read_totals(spool.cursors)
         lanes = [
             stats
             for lane in open_lanes(spool)
             if not before.has(lane.epoch) and (stats := _lane_stats(spool, lane))
         ]
-        if before.is_whole(spool.sinks) and read_totals(spool.lanes) == before:
+        if before.is_whole(spool.sinks) and read_totals(spool.cursors) == before:
             break
     started = before.started()
     dropped = before.dropped()
     by_level = before.dropped_by_level()
-    unkept = read_unkept(spool.lanes)
+    unkept = read_unkept(spool.directories)
     started += sum(unkept.values())
     dropped["quota"] += sum(unkept.values())
     by_level = {k: v + unkept.get(k, 0) for k, v in by_level.items()}
@@ -173,11 +174,31 @@ def open_lanes(spool: Spool) -> Iterator[Lane]:
     There may be more of them than this process may have open files.
     """
     lanes: dict[str, Lane] = {}
-    scan(spool.lanes, lanes, lambda epoch: Lane(spool.lanes, epoch))
+    hostile = spool.has_other_workers
+    scan_all(spool, lanes, lambda at, epoch: Lane(at, epoch, hostile=hostile))
     for lane in lanes.values():
         lane.refresh()
         yield lane
         lane.close()
+
+
+def is_readable(spool: Spool) -> bool:
+    """Tell whether this process may see what became of a spool's records.
+
+    Workers that are another user than the server may not.
+    """
+    return not spool.has_other_workers or os.geteuid() == 0
+
+
+def _has_owner(lane: Lane) -> bool:
+    """Tell whether a lane says whose it is; any other is read by no engine."""
+    try:
+        identity_codec.from_bytes(lane.read_own()[0])
+    except (FileNotFoundError, CodecError):
+        return False
+    except OSError:
+        return True  # it cannot be opened now
+    return True
 
 
 def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
@@ -185,13 +206,13 @@ def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
         for _ in range(_MAX_READINGS):
             content, words = lane.read_own()
             identity = identity_codec.from_bytes(content)
-            cursors = read_cursors(spool.lanes, lane.epoch)
+            cursors = read_cursors(spool.cursors, lane.epoch)
             found = [cursors.get(sink_key(name), Cursor()) for name in spool.sinks]
             pending = [lane.count(cursor.position) for cursor in found]
             # A segment that was freed meanwhile was not counted: look again.
             if all(lane.is_there(cursor.position) for cursor in found):
                 break
-            scan(spool.lanes, {lane.epoch: lane}, lambda _: None)
+            scan(lane.directory, {lane.epoch: lane}, lambda _: None)
     except (OSError, CodecError):
         return None
     sinks = {
@@ -250,13 +271,19 @@ def wait_delivered(
         False if the time was over before.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    goals = {lane.epoch: lane.end for lane in open_lanes(spool)}
+    goals = {
+        lane.epoch: (lane.directory, lane.end)
+        for lane in open_lanes(spool)
+        if _has_owner(lane)
+    }
     wait_s = _POLL_FIRST_S
     while True:
         spool.refresh()
         names = spool.sinks if sinks is None else sinks
         goals = {
-            e: end for e, end in goals.items() if not _reached(spool, e, end, names)
+            epoch: (directory, end)
+            for epoch, (directory, end) in goals.items()
+            if not _reached(spool, directory, epoch, end, names)
         }
         if not goals:
             return True
@@ -268,13 +295,15 @@ def wait_delivered(
         wait_s = min(_POLL_MAX_S, wait_s * 2)
 
 
-def _reached(spool: Spool, epoch: str, end: End, sinks: Sequence[str]) -> bool:
+def _reached(
+    spool: Spool, directory: int, epoch: str, end: End, sinks: Sequence[str]
+) -> bool:
     if end.size <= seg.FRAMES_AT and end.side <= seg.FRAMES_AT and end.segment == 0:
         return True  # nothing was ever written to it
-    cursors = read_cursors(spool.lanes, epoch)
+    cursors = read_cursors(spool.cursors, epoch)
     if not cursors:
         # Reaped, which happens behind the last sink; or not yet opened by the engine.
-        return not Lane(spool.lanes, epoch).exists()
+        return not _has_owner(Lane(directory, epoch))
     for name in sinks:
         position = cursors.get(sink_key(name), Cursor()).position
         if (position.segment, position.offset) < end[:2] or position.side < end.side:

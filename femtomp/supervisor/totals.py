@@ -1,7 +1,7 @@
 """What reaped lanes amounted to, so that statistics go on after their files are gone.
 
-In: a drained lane. Out: sums in `lanes/ffffffffffffffffffffffff.cur`, which has the
-format of any cursor file. A slot's position holds the name of the lane added last
+In: a drained lane. Out: sums in `ffffffffffffffffffffffff.cur` beside the cursors, of
+whose format it is. A slot's position holds the name of the lane added last
 instead of a place. Lanes are reaped one at a time, and what an engine died over is
 finished before anything else: so none is added twice, or to some of the sums only.
 """
@@ -20,16 +20,17 @@ from femtomp.lanes.cursor import (
     read_cursors,
     sink_key,
 )
-from femtomp.lanes.scan import scan
+from femtomp.lanes.scan import TOTALS, scan
 from femtomp.supervisor.members import open_member
 from femtomp.supervisor.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from femtomp.lanes.spool import Spool
     from femtomp.supervisor.members import Member
 
-EPOCH: Final = "f" * 24
+EPOCH: Final = TOTALS
 # Slots that are no sink's: these names cannot be given to one.
 _DROPPED: Final = "\0dropped"
 _BY_LEVEL: Final = "\0dropped by level"
@@ -40,26 +41,32 @@ _STARTED: Final = "\0started"
 class Totals:
     """The engine's end: adds lanes."""
 
-    def __init__(self, directory: int, sinks: tuple[str, ...]) -> None:
+    def __init__(self, spool: Spool, sinks: tuple[str, ...]) -> None:
         self._file = CursorFile(
-            directory, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _LEFT_OUT, _STARTED)
+            spool.cursors, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _LEFT_OUT, _STARTED)
         )
-        self._finish(directory, sinks)
-
-    def _finish(self, directory: int, sinks: tuple[str, ...]) -> None:
-        """Add and unlink the lane that an engine died over, if one did."""
         marks = {c.position for c in self._file.cursors.values() if c is not None}
         for epoch in map(_epoch, marks):
-            try:
-                member = open_member(directory, epoch, sinks, {})
-            except FileNotFoundError:
-                continue  # nothing was left to do
-            except (OSError, CodecError) as exc:
-                note("totals", f"lane {epoch} cannot be counted to its end: {exc}")
-                continue
+            for directory in spool.directories:
+                self._finish(spool, directory, epoch, sinks)
+
+    def _finish(
+        self, spool: Spool, directory: int, epoch: str, sinks: tuple[str, ...]
+    ) -> None:
+        """Add and unlink the lane that an engine died over, if one did."""
+        try:
+            member = open_member(spool, directory, epoch, sinks, {})
+        except FileNotFoundError:
+            return  # nothing was left to do
+        except (OSError, CodecError) as exc:
+            note("totals", f"lane {epoch} cannot be counted to its end: {exc}")
+            return
+        try:
             self.add(epoch, member)
             scan(directory, {epoch: member.lane}, lambda _: None)
-            member.unlink(directory)
+            member.unlink(spool.cursors)
+        except (OSError, CodecError) as exc:
+            note("totals", f"lane {epoch} cannot be deleted: {exc}")
 
     def add(self, epoch: str, member: Member) -> None:
         """Add a drained lane, once."""

@@ -23,7 +23,7 @@ from femtomp.errors import CodecError
 
 # Both, now: an import in a forked child waits for ever if a thread of its parent was in
 # the middle of the same import.
-from femtomp.lanes import appending, mapped  # noqa: F401
+from femtomp.lanes import appending, guarded, mapped  # noqa: F401
 from femtomp.lanes.segment import RETIRED, close_known
 from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.space import Overflow, count_unkept, read_space
@@ -150,7 +150,7 @@ class Channel:
                 return Sent.KEPT if kept else Sent.DROPPED
         self.dropped += 1
         if self._is_full:
-            count_unkept(f"{self.path}/lanes", level_of(payload))
+            count_unkept(self.path, level_of(payload))
         return Sent.NOWHERE
 
     def leave_out(self, way: str) -> None:
@@ -166,7 +166,9 @@ class Channel:
     def blocks(self) -> bool:
         """Tell whether the server wants callers to wait for room."""
         spool = self._spool
-        return spool is not None and read_space(spool.lanes).overflow == Overflow.BLOCK
+        if spool is None:
+            return False
+        return read_space(spool.own_lanes).overflow == Overflow.BLOCK
 
     def _heed_levels(self) -> None:
         spool = self._spool
@@ -241,7 +243,11 @@ class Channel:
             read_identity("master" if is_master else "worker")
         )
         kind = spool.manifest.get("writer", "write")
-        lane = open_writer(kind, spool.lanes, who, important=important)
+        if spool.has_other_workers and 0 in os.getresuid():
+            # What its workers can truncate, or may inherit, root does not map. So
+            # neither does who has put root's rights aside for a while.
+            kind = "guarded"
+        lane = open_writer(kind, spool.own_lanes, who, important=important)
         # Asked again: a server that stopped before this has looked for lanes.
         if spool.control()[STATE] >= State.STOPPING:
             lane.close()
@@ -293,6 +299,8 @@ class Channel:
         if self._lane is not None and self._spool is not None:
             self._inherited_lane = self._lane
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
+            if not self._lane.keeps_in_children:
+                self._close_inherited()
         self._spool = None
         self._lose_lane()
         self._opening = RLock()

@@ -24,7 +24,7 @@ from femtomp.worker.identity import read_identity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-KINDS = ("mmap", "write")
+KINDS = ("mmap", "write", "guarded")
 # The smallest that both writers can have: the mapped one counts in pages.
 SMALL_SEGMENT_BYTES = 4096
 _LANES = str(Path(femtomp.__file__).parent / "lanes") + os.sep

@@ -316,7 +316,7 @@ def test_reaped_lanes_are_let_go(spool, shop) -> None:
         shop.put({"body": n})
         assert len(puller.pull()) == 1
         close_channel(path)
-        for name in os.listdir(spool.lanes):
+        for name in os.listdir(f"{spool.path}/lanes"):
             os.unlink(name, dir_fd=spool.lanes)
     puller.pull()
     gc.collect()
@@ -334,6 +334,6 @@ def test_nothing_is_held_back_without_get(spool, shop) -> None:
     """A queue that nobody takes from has no cursor in the spool."""
     shop.put({"body": 1})
     assert shop.qsize() == 1
-    assert not [n for n in os.listdir(spool.lanes) if n.endswith(".pull")]
+    assert not [n for n in os.listdir(f"{spool.path}/lanes") if n.endswith(".pull")]
     assert wait_until(lambda: shop.get(timeout=0)).body == 1
-    assert [n for n in os.listdir(spool.lanes) if n.endswith(".pull")]
+    assert [n for n in os.listdir(f"{spool.path}/lanes") if n.endswith(".pull")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from femtomp.codec import frame, wire
+from femtomp.codec import frame
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.spool import Spool
@@ -192,24 +192,6 @@ def test_lanes_of_another_user_are_read_with_care(tmp_path) -> None:
     assert values[0] == "a"
     assert isinstance(values[1], CodecError)
     os.close(forge.descriptor)
-
-
-@root_only
-@pytest.mark.parametrize("kind", ["mmap", "write"])
-def test_what_root_makes_is_given_to_the_directorys_owner(tmp_path, kind) -> None:
-    """Every file of a lane that root makes belongs to whom `lanes/` belongs to."""
-    from femtomp.lanes.writer import open_writer
-
-    os.chown(tmp_path, NOBODY, NOBODY)
-    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    writer = open_writer(kind, directory, wire.encode(("who",)))
-    for _ in range(40):
-        writer.append(bytes(40_000))
-    found = {(f.stat().st_uid, f.stat().st_gid) for f in tmp_path.iterdir()}
-    assert len(list(tmp_path.iterdir())) >= 4
-    assert found == {(NOBODY, NOBODY)}
-    writer.close()
-    os.close(directory)
 
 
 def test_hostile_numbers_in_an_own_file(tmp_path) -> None:

@@ -576,7 +576,7 @@ def test_limit_on_file_sizes_is_counted_and_passes(tmp_path, kind) -> None:
         path=str(tmp_path),
         kind=kind,
         # A mapped segment that does not fit is made smaller, to one page.
-        limit=set_limit.format(100_000 if kind == "write" else 4000),
+        limit=set_limit.format(4000 if kind == "mmap" else 100_000),
         relief=set_limit.format("resource.RLIM_INFINITY"),
     )
     done = subprocess.run(

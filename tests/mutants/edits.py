@@ -270,7 +270,7 @@ MUTANTS: Final = (
     ),
     _one(
         "a lost lock is a death", "supervisor/poller.py",
-        "for m in gone if not is_alive(m.identity)}", "for m in gone}",
+        "for m in gone if _has_ended(m)}", "for m in gone}",
         "supervisor/test_poller.py::test_lane_of_the_living_is_not_deleted",
     ),
     Mutant(
@@ -278,9 +278,9 @@ MUTANTS: Final = (
         (
             ("        self._totals.add(epoch, member)\n", ""),
             (
-                "        member.unlink(self._spool.lanes)",
-                ("        member.unlink(self._spool.lanes)\n"
-                "        self._totals.add(epoch, member)"),
+                "            member.unlink(self._spool.cursors)\n",
+                ("            member.unlink(self._spool.cursors)\n"
+                "            self._totals.add(epoch, member)\n"),
             ),
         ),
         (
@@ -295,7 +295,8 @@ MUTANTS: Final = (
     ),
     _one(
         "a half-reaped lane comes in its turn", "supervisor/totals.py",
-        "        self._finish(directory, sinks)\n", "",
+        "                self._finish(spool, directory, epoch, sinks)\n",
+        "                pass\n",
         "supervisor/test_poller.py::test_what_a_dead_engine_was_reaping_is_reaped_first",
     ),
     _one(

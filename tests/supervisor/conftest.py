@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Workers' lanes, and the engine's table of them."""
+    """Workers' lanes, as a spool has them, and the engine's table of them."""
+
+    has_other_workers = False
 
     def __init__(self, path: Path, sinks: tuple[str, ...] = ("sink",)) -> None:
         self.path = path
         self.sinks = sinks
-        self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self.directory = self.cursors = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self.directories = (self.directory,)
         self.writers: list[LaneWriter] = []
         self.members: dict[str, Member] = {}
 
@@ -45,7 +48,7 @@ class Pool:
         """Bring the table up to date, as the poller does."""
 
         def found(epoch: str):
-            member = open_member(self.directory, epoch, self.sinks, {})
+            member = open_member(self, self.directory, epoch, self.sinks, {})
             self.members[epoch] = member
             return member.lane
 

@@ -248,7 +248,7 @@ def test_reaped_lanes_count_on(spool, pool, clock) -> None:
     losses = Losses(spool, {})
     assert len(said(losses, pool)) == 1
     ((epoch, member),) = pool.members.items()
-    Totals(spool.lanes, SINKS).add(epoch, member)
+    Totals(spool, SINKS).add(epoch, member)
     del pool.members[epoch]
     member.unlink(spool.lanes)
     clock.advance(20)

@@ -138,7 +138,9 @@ def test_what_a_dead_engine_was_reaping_is_reaped_first(
     tend(again)
     assert again.members == {}
     assert delivered(spool) == 8
-    assert [name for name in os.listdir(spool.lanes) if name.startswith(first)] == []
+    assert [
+        name for name in os.listdir(f"{spool.path}/lanes") if name.startswith(first)
+    ] == []
 
 
 def test_what_came_before_the_owners_death_is_seen_after_it(spool) -> None:
@@ -167,7 +169,7 @@ def test_lane_of_the_living_is_not_deleted(spool) -> None:
         (member,) = poller.members.values()
         assert member.lane.is_orphaned()
         tend(poller)
-        assert f"{member.lane.epoch}.own" in os.listdir(spool.lanes)
+        assert f"{member.lane.epoch}.own" in os.listdir(f"{spool.path}/lanes")
         end()
     tend(poller)
     assert delivered(spool) == 1
@@ -192,7 +194,7 @@ def test_records_missing_at_the_end_keep_a_lane(spool) -> None:
     poller._ask_if_alive([member])
     assert not member.is_drained()
     tend(poller)
-    assert cut in os.listdir(spool.lanes)
+    assert cut in os.listdir(f"{spool.path}/lanes")
     chunk = member.lane.read(Position(*member.lane.end[:2], sequence=0))
     assert (chunk.corrupt, chunk.sequence) == (1, 1)
 
@@ -265,10 +267,10 @@ def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:
     assert len(names) > 2
     deliver(poller, "file")
     tend(poller)
-    assert names <= set(os.listdir(spool.lanes))
+    assert names <= set(os.listdir(f"{spool.path}/lanes"))
     member.cursors.commit("otlp", Cursor(Position(2), Counters()))
     tend(poller)
-    left = names & set(os.listdir(spool.lanes))
+    left = names & set(os.listdir(f"{spool.path}/lanes"))
     assert left == {name for name in names if int(name.split(".")[1]) >= 2}
 
 
@@ -283,9 +285,9 @@ def test_what_a_worker_was_making_when_it_died_goes_with_its_lane(spool) -> None
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         os.close(os.open(name, flags, 0o600, dir_fd=spool.lanes))
     tend(poller)
-    assert f".{epoch}.1.seg.tmp" in os.listdir(spool.lanes)
+    assert f".{epoch}.1.seg.tmp" in os.listdir(f"{spool.path}/lanes")
     deliver(poller)
     tend(poller)
-    left = os.listdir(spool.lanes)
+    left = os.listdir(f"{spool.path}/lanes")
     assert [name for name in left if epoch in name] == []
     assert f".{'0' * 24}.1.seg.tmp" in left

@@ -55,13 +55,13 @@ BOTH = (Counters(delivered=8), Counters(delivered=6, refused=2), 10, 2, 2)
 def test_nothing_was_reaped_yet(two) -> None:
     """Without reaped lanes all sums are zero, with a file and without."""
     assert read(two) == NOTHING
-    Totals(two.directory, SINKS)
+    Totals(two, SINKS)
     assert read(two) == NOTHING
 
 
 def test_lanes_are_added_up(two) -> None:
     """Sinks, calls and drops of all added lanes are summed."""
-    totals = Totals(two.directory, SINKS)
+    totals = Totals(two, SINKS)
     for epoch, member in two.members.items():
         totals.add(epoch, member)
         assert read_totals(two.directory).has(epoch)
@@ -72,10 +72,10 @@ def test_lanes_are_added_up(two) -> None:
 def test_lane_is_added_once(two) -> None:
     """An engine that died before it unlinked a lane does not add it again."""
     epochs = list(two.members)
-    Totals(two.directory, SINKS).add(epochs[0], two.members[epochs[0]])
+    Totals(two, SINKS).add(epochs[0], two.members[epochs[0]])
     before = read(two)
     two.restart()
-    Totals(two.directory, SINKS).add(epochs[0], two.members[epochs[0]])
+    Totals(two, SINKS).add(epochs[0], two.members[epochs[0]])
     assert read(two) == before
 
 
@@ -97,7 +97,7 @@ def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
     """However many of the sums were written when the engine died, in the end each lane
     is in each sum once.
     """
-    totals = Totals(two.directory, SINKS)
+    totals = Totals(two, SINKS)
     first, second = two.members
     monkeypatch.setattr(os, "pwrite", dies_after(written))
     try:
@@ -106,7 +106,7 @@ def test_death_in_the_middle_of_adding(two, monkeypatch, written) -> None:
         assert written < 6
     monkeypatch.undo()
     two.restart()
-    totals = Totals(two.directory, SINKS)
+    totals = Totals(two, SINKS)
     totals.add(first, two.members[first])
     totals.add(second, two.members[second])
     assert read(two) == BOTH
@@ -117,9 +117,9 @@ def test_lane_is_added_once_whatever_comes_between(two) -> None:
     another lane first, does not add the first one twice.
     """
     first, second = two.members
-    Totals(two.directory, SINKS).add(first, two.members[first])
+    Totals(two, SINKS).add(first, two.members[first])
     two.restart()
-    totals = Totals(two.directory, SINKS)
+    totals = Totals(two, SINKS)
     totals.add(second, two.members[second])
     totals.add(first, two.members[first])
     assert read(two) == BOTH
@@ -131,14 +131,14 @@ def test_half_added_lane_is_finished_first(two, monkeypatch, written) -> None:
     its successor reaps another one.
     """
     first, second = two.members
-    totals = Totals(two.directory, SINKS)
+    totals = Totals(two, SINKS)
     monkeypatch.setattr(os, "pwrite", dies_after(written))
     try:
         totals.add(first, two.members[first])
     except KeyboardInterrupt:
         assert written < 6
     monkeypatch.undo()
-    totals = Totals(two.directory, SINKS)
+    totals = Totals(two, SINKS)
     assert not [name for name in os.listdir(two.directory) if first in name]
     totals.add(second, two.members[second])
     assert read(two) == BOTH
@@ -146,17 +146,17 @@ def test_half_added_lane_is_finished_first(two, monkeypatch, written) -> None:
 
 def test_sums_are_kept_for_sinks_that_come_and_go(two) -> None:
     """Sums are found by the sink's name, whatever the order of another start."""
-    totals = Totals(two.directory, SINKS)
+    totals = Totals(two, SINKS)
     for epoch, member in two.members.items():
         totals.add(epoch, member)
-    again = Totals(two.directory, ("otlp", "new", "file"))
+    again = Totals(two, ("otlp", "new", "file"))
     assert read(two) == BOTH
     assert again._file.cursors["new"].counters == Counters()
 
 
 def test_file_is_no_lane(two) -> None:
     """The file of the totals is not taken for a lane's."""
-    Totals(two.directory, SINKS).add(*next(iter(two.members.items())))
+    Totals(two, SINKS).add(*next(iter(two.members.items())))
     before = set(two.members)
     two.restart()
     assert set(two.members) == before

@@ -228,7 +228,7 @@ class Run:
         except SpoolError:
             return False
         try:
-            if any(name.endswith(".own") for name in os.listdir(spool.lanes)):
+            if any(name.endswith(".own") for name in os.listdir(f"{spool.path}/lanes")):
                 return False
             stats = read_stats(spool)
             self.delivered = [stats.sinks[name].delivered for name in SINKS]

@@ -216,7 +216,7 @@ def _round(given: Given, fault: Fault, kind: str, top: Path) -> dict:
         verdict.see(oracle.in_file(top / "app.jsonl"))
         stats = None if gone else read_stats(server._spool)
         # What came to no lane is counted beside the lanes, too, where that works.
-        unkept = 0 if gone else sum(read_unkept(server._spool.lanes).values())
+        unkept = 0 if gone else sum(read_unkept(server._spool.directories).values())
     said = [json.loads((top / f"said{n}").read_text()) for n in range(2) if not ends[n]]
     in_lane = sum(stats.dropped.values()) - unkept if stats else 0
     beside = sum(each["dropped"] for each in said)

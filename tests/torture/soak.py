@@ -143,7 +143,7 @@ def _sample(spool: Spool, now: float) -> Sample:
         process = psutil.Process(pid)
         rss += process.memory_info().rss
         descriptors += process.num_fds()
-    return Sample(now, rss // 1024, descriptors, len(os.listdir(spool.lanes)))
+    return Sample(now, rss // 1024, descriptors, len(os.listdir(f"{spool.path}/lanes")))
 
 
 def _growth(samples: list[Sample], name: str) -> tuple[float, float]:
