@@ -33,6 +33,7 @@ from femtomp.lanes.spool import (
     STATE,
     State,
 )
+from femtomp.supervisor.guardian import LOOK_SIGNAL
 from femtomp.supervisor.launch import START_TIMEOUT_S, EndedError, is_readable, launch
 from femtomp.supervisor.notes import note
 
@@ -274,6 +275,13 @@ class Pair:
             time.sleep(_LOOK_S)
 
     # -- ended -----------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """Have the engine look at once whether the master is at its exit."""
+        try:
+            self._signal_engine(LOOK_SIGNAL)
+        except ProcessLookupError:
+            pass  # the next one looks when it begins
 
     def end(self, patience_s: float | None) -> None:
         """Have both end, and wait for it; kill what has not ended in time."""

@@ -144,6 +144,10 @@ class Pump(threading.Thread):
         """Wait no more for batches to grow: what is there is all there will be."""
         self._hurried.set()
 
+    def relax(self) -> None:
+        """Wait for batches to grow again: more is to come after all."""
+        self._hurried.clear()
+
     @property
     def is_stalled(self) -> bool:
         """Whether the destination took nothing when it was last asked."""
