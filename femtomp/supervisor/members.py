@@ -180,9 +180,17 @@ def _rest(lane: Lane, position: Position) -> tuple[Counters, int]:
 
 
 def open_member(
-    directory: int, epoch: str, sinks: tuple[str, ...], base: Mapping[str, Any]
+    directory: int,
+    epoch: str,
+    sinks: tuple[str, ...],
+    base: Mapping[str, Any],
+    *,
+    needs_cursors: bool = False,
 ) -> Member:
     """Open a lane that was found.
+
+    Where there is no room for cursors, it goes on without them unless it needs them:
+    should this process die, what was delivered comes twice.
 
     Raises
     ------
@@ -193,7 +201,8 @@ def open_member(
     """
     lane = Lane(directory, epoch)
     identity = identity_codec.from_bytes(lane.read_own()[0])
-    return Member(lane, CursorFile(directory, epoch, sinks), identity, base)
+    cursors = CursorFile(directory, epoch, sinks, may_wait=not needs_cursors)
+    return Member(lane, cursors, identity, base)
 
 
 def _seen_from_outside(identity: Identity) -> dict[str, Any]:

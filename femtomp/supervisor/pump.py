@@ -344,7 +344,7 @@ class Pump(threading.Thread):
             member.advance(self.sink, steps)
         except OSError as exc:
             text = f"cursor of {self.sink} not written: {exc}"
-            note(f"cursor:{member.lane.epoch}", text)
+            note(f"cursor:{self.sink}", text)
 
 
 def _is_untouched(cursor: Cursor) -> bool:

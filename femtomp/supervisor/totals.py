@@ -42,7 +42,10 @@ class Totals:
 
     def __init__(self, directory: int, sinks: tuple[str, ...]) -> None:
         self._file = CursorFile(
-            directory, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _LEFT_OUT, _STARTED)
+            directory,
+            EPOCH,
+            (*sinks, _DROPPED, _BY_LEVEL, _LEFT_OUT, _STARTED),
+            may_wait=True,
         )
         self._finish(directory, sinks)
 
@@ -52,12 +55,12 @@ class Totals:
         for epoch in map(_epoch, marks):
             try:
                 member = open_member(directory, epoch, sinks, {})
+                self.add(epoch, member)
             except FileNotFoundError:
                 continue  # nothing was left to do
             except (OSError, CodecError) as exc:
                 note("totals", f"lane {epoch} cannot be counted to its end: {exc}")
                 continue
-            self.add(epoch, member)
             scan(directory, {epoch: member.lane}, lambda _: None)
             member.unlink(directory)
 
