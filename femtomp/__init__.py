@@ -169,7 +169,10 @@ def start_server(
     """Start the supervisor that owns the sinks; returns when it is ready.
 
     Call it in the master, before its workers exist. Sets `FEMTOMP_SPOOL`, by which
-    children of any start method find it, and one atexit callback that stops it.
+    children of any start method find it, and one atexit callback that delivers what is
+    there (10 s). What older callbacks log behind it is the supervisor's to deliver, in
+    the rest of these 10 s; it ends by itself. Where the end of this process ends its
+    container, that callback stops the server, and older ones are heard on stderr.
 
     Parameters
     ----------

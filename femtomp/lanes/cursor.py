@@ -35,6 +35,7 @@ _SLOT_BYTES: Final = 256
 _CRC_AT: Final = 252
 # More cursors than any server has sinks; a bound for readers of a damaged file.
 MAX_SINKS: Final = 64
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Position(NamedTuple):
@@ -107,6 +108,9 @@ class CursorFile:
         Names of the sinks that will commit.
     suffix : str
         "cur", or "pull" for the master's own.
+    may_wait : bool
+        Where there is no room for a new file, begin it at the first commit for which
+        there is. Until then commits fail.
 
     Raises
     ------
@@ -115,17 +119,26 @@ class CursorFile:
     """
 
     def __init__(
-        self, directory: int, epoch: str, sinks: tuple[str, ...], suffix: str = "cur"
+        self,
+        directory: int,
+        epoch: str,
+        sinks: tuple[str, ...],
+        suffix: str = "cur",
+        *,
+        may_wait: bool = False,
     ) -> None:
         self._descriptor = -1
-        self._descriptor = _open_own(directory, f"{epoch}.{suffix}")
-        content = _content(self._descriptor)
-        if not _is_ours(content, epoch):
-            content = _new_header(epoch)
-            os.ftruncate(self._descriptor, 0)
-            # The slots' room now: a commit must not fail because the disk filled up.
-            room = bytes(2 * _SLOT_BYTES * len(sinks))
-            _pwrite(self._descriptor, content + room, 0)
+        self._directory = directory
+        self._epoch = epoch
+        self._suffix = suffix
+        self.is_begun = False
+        """Whether there is a file."""
+        try:
+            content = self._begin(len(sinks))
+        except OSError as exc:
+            if not may_wait or exc.errno not in _NO_ROOM:
+                raise
+            content = b""
         found = {key: (pair, gen, cursor) for key, pair, gen, cursor in _slots(content)}
         free = max((pair for pair, _, _ in found.values()), default=-1) + 1
         self._slots: dict[str, tuple[int, int]] = {}
@@ -144,6 +157,31 @@ class CursorFile:
         OSError
             If it cannot be written; the slot before it still holds.
         """
+        if not self.is_begun:
+            self._begin(len(self._slots))
+            # What the others came to meanwhile: they may have nothing more to commit.
+            for other, known in self.cursors.items():
+                if known is not None and other != sink:
+                    self._write(other, known)
+        self._write(sink, cursor)
+
+    def _begin(self, sinks: int) -> bytes:
+        """Open the file, or make it; return what it holds."""
+        if self._descriptor < 0:
+            self._descriptor = _open_own(
+                self._directory, f"{self._epoch}.{self._suffix}"
+            )
+        content = _content(self._descriptor)
+        if not _is_ours(content, self._epoch):
+            content = _new_header(self._epoch)
+            os.ftruncate(self._descriptor, 0)
+            # The slots' room now: a commit must not fail because the disk filled up.
+            room = bytes(2 * _SLOT_BYTES * sinks)
+            _pwrite(self._descriptor, content + room, 0)
+        self.is_begun = True
+        return content
+
+    def _write(self, sink: str, cursor: Cursor) -> None:
         pair, generation = self._slots[sink]
         generation += 1
         slot = _pack_slot(generation, sink_key(sink), cursor)

@@ -103,6 +103,11 @@ def is_orphaned(spool: Directory) -> bool:
     return _is_free(spool, GUARDIAN_LOCK) and _is_free(spool, ENGINE_LOCK)
 
 
+def has_master(spool: Directory) -> bool:
+    """Tell whether the master whose spool this is lives, and has not let go of it."""
+    return not _is_free(spool, MASTER_LOCK)
+
+
 def is_ending(spool: Directory) -> bool:
     """Tell whether a lock of a spool is held by a process that was just killed.
 

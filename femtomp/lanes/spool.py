@@ -26,6 +26,7 @@ link into it.
              | engine's start time | pid that pulls | how the engine before it ended
              | reopening asked for | reopening done
              | pid of the guardian that is to leave
+             | nanoseconds left for what is logged at the master's exit
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ REOPEN: Final = 8
 REOPENED: Final = 9
 # Pid of the guardian that is to leave the spool to another, its engine with it.
 LEAVER: Final = 10
+# The master is at its exit, and its supervisor has so many nanoseconds once it is gone.
+EXITING: Final = 11
 CONTROL_WORDS: Final = 64
 
 

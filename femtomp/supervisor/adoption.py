@@ -22,6 +22,7 @@ from femtomp.lanes.spool import (
     DEADLINE,
     ENGINE,
     ENGINE_TICKS,
+    EXITING,
     GUARDIAN,
     LANES,
     LANES_OF_ROOT,
@@ -215,7 +216,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
         orphans.readmit(one.spool)
         levels.clear(one.spool)
         # Until the last of these, workers of before find it stopped if it was.
-        for word in (DEADLINE, PULLER, GUARDIAN, ENGINE, ENGINE_TICKS):
+        for word in (DEADLINE, PULLER, EXITING, GUARDIAN, ENGINE, ENGINE_TICKS):
             one.spool.set_control(word, 0)
         one.spool.set_control(STATE, State.STARTING)
         spool = Spool(path)  # with its new manifest

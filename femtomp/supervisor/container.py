@@ -10,10 +10,13 @@ have it (`/var/lib/docker/containers/ID/hostname`), of Docker and Podman at leas
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+from femtomp.lanes.liveness import pid_namespace
 
 _OF_GROUP: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 # What is mounted there, in mountinfo's fourth field (proc(5)). In the fifth, where it
@@ -23,6 +26,36 @@ _OF_MOUNT: Final = re.compile(
     r"/etc/(?:hostname|hosts|resolv\.conf) ",
     re.MULTILINE,
 )
+
+# The inode of the machine's own pid namespace, PROC_PID_INIT_INO in linux/proc_ns.h.
+_FIRST_NAMESPACE: Final = 0xEFFFFFFC
+# A shell that is the first process of a container, or its child, ends with its command.
+_SHELLS: Final = ("sh", "bash", "dash", "ash", "busybox", "zsh")
+_MAX_SHELLS: Final = 8
+
+
+def ends_with_this_process() -> bool:
+    """Return whether the end of this process ends all others of its container, or soon.
+
+    So it is for the first process of a pid namespace, for the child of the first one
+    (an init that waits for it, as tini; a script), also through further shells, and for
+    a process whose parent is outside: of the namespace, or of the container.
+    """
+    if pid_namespace() in (0, _FIRST_NAMESPACE):
+        own = own_container_id()
+        return bool(own) and container_id(os.getppid()) != own
+    if os.getpid() == 1:
+        return True
+    parent = os.getppid()
+    for _ in range(_MAX_SHELLS):
+        if parent <= 1:
+            return True
+        status = _text(f"/proc/{parent}/stat")
+        name, _, rest = status.partition("(")[2].rpartition(")")
+        if name not in _SHELLS:
+            return False
+        parent = int(rest.split()[1])
+    return False
 
 
 def container_id(pid: int | str) -> str:

@@ -3,15 +3,15 @@
 In: the configuration, the spool. Out: everything the lanes hold, at the destinations.
 Its main thread polls and waits for signals; one pump thread a sink does the rest. It
 ends when `stop()` tells it to, or when no member is left (SIGTERM and SIGINT bound the
-time that it waits for them), after everything is drained or the deadline has passed;
-what is not drained stays in the spool.
+time that it waits for them, a master's exit the time that it has behind the last),
+after everything is drained or the deadline has passed; what is not drained stays in the
+spool.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import select
 import sys
 import time
 from functools import partial
@@ -40,11 +40,13 @@ from femtomp.supervisor import handed_over
 from femtomp.supervisor.admission import Admission
 from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.deaths import Deaths
+from femtomp.supervisor.departure import Departure
 from femtomp.supervisor.guardian import (
     EXIT_BROKEN,
     EXIT_DRAINED,
     EXIT_FAILED,
     EXIT_LEFT,
+    LOOK_SIGNAL,
     REOPEN_SIGNALS,
     SIGNAL_DEADLINE_S,
     STOP_SIGNALS,
@@ -55,7 +57,7 @@ from femtomp.supervisor.late import build_late
 from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.news import News
 from femtomp.supervisor.notes import forward, note, take_over_logging
-from femtomp.supervisor.poller import Poller
+from femtomp.supervisor.poller import BUSY_S, Poller
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.redacting import redact_by
 from femtomp.supervisor.reporter import Reporter, start_reporters
@@ -73,6 +75,7 @@ _DRAIN_CHECK_S: Final = 0.005
 # For the batches in hand when another engine is to serve: a file takes milliseconds, a
 # collector that hangs longer than this gets them twice.
 _LEAVE_S: Final = 5.0
+_SIGNALS: Final = (*STOP_SIGNALS, *REOPEN_SIGNALS, LOOK_SIGNAL)
 # With the default of 5 ms, a thread that makes a system call a record beside one that
 # encodes waits 5 ms for the interpreter lock each time.
 _SWITCH_INTERVAL_S: Final = 0.0005
@@ -122,6 +125,9 @@ class Engine:
         names = [str(sink.name) for sink in self._config.sinks]
         self._news = News(names, base)
         self._deaths = Deaths(self._news)
+        self._departure = Departure(self._spool, launch.lifetime)
+        # When members are served no longer, since a signal said that they end.
+        self._grace_until: float | None = None
         # What was asked for when the sinks were told to open their files anew.
         self._reopening: int | None = None
 
@@ -235,28 +241,56 @@ class Engine:
 
     def _run(self) -> int:
         members_at = time.monotonic() + _MEMBERS_CHECK_S
-        grace_until: float | None = None
+        self._look_at_master()
         while True:
             if not self._poll():
                 return EXIT_LEFT
             self._look_for_losses()
             self._deaths.look(self._poller.members)
             self._finish_reopening()
-            came = waited_for((*STOP_SIGNALS, *REOPEN_SIGNALS), self._poller.interval_s)
-            if came in REOPEN_SIGNALS:
-                self._reopen()
-            elif came:
-                if (way_out := self._way_out()) is not None:
-                    return way_out()
-                if grace_until is None:
-                    grace_until = time.monotonic() + self._config.grace_s
+            if (way_out := self._heed(self._wait())) is not None:
+                return way_out()
             self._check_pumps()
-            if time.monotonic() >= members_at:
+            if self._departure.is_on or time.monotonic() >= members_at:
                 members_at = time.monotonic() + _MEMBERS_CHECK_S
+                self._look_at_master()
                 if self._is_alone():
-                    return self._leave() if grace_until is None else self._stop()
-            if grace_until is not None and time.monotonic() >= grace_until:
+                    is_told = self._grace_until is not None
+                    return self._stop() if is_told else self._leave()
+            if self._grace_until is not None and time.monotonic() >= self._grace_until:
                 return self._stop()
+
+    def _wait(self) -> int:
+        """Wait a little, for a signal or the master's end; return which signal came."""
+        pause_s = self._poller.interval_s
+        if self._departure.is_on:
+            # Of its members the last to let go of the pipe is a process that ends now.
+            pause_s = BUSY_S if self._departure.is_alone(pause_s) else 0.0
+        return waited_for(_SIGNALS, pause_s)
+
+    def _look_at_master(self) -> None:
+        """Learn whether the master is at its exit: then there is no time to gather."""
+        was_on = self._departure.is_on
+        self._departure.look()
+        if self._departure.is_on and not was_on:
+            for pump in self._pumps:
+                pump.hurry()
+        elif was_on and not self._departure.is_on:
+            for pump in self._pumps:
+                pump.relax()
+
+    def _heed(self, came: int) -> Callable[[], int] | None:
+        """Do what a signal says; return how to end, if it says that."""
+        if came in REOPEN_SIGNALS:
+            self._reopen()
+        elif came == LOOK_SIGNAL:
+            self._look_at_master()
+        elif came:
+            if (way_out := self._way_out()) is not None:
+                return way_out
+            if self._grace_until is None:
+                self._grace_until = time.monotonic() + self._config.grace_s
+        return None
 
     def _way_out(self) -> Callable[[], int] | None:
         """Return how to end, if whoever sent the signal has said so."""
@@ -305,10 +339,7 @@ class Engine:
 
     def _is_alone(self) -> bool:
         """Tell whether no member is left: no pipe end open, no lane's owner alive."""
-        # Not by `select`, which knows no descriptor above 1023.
-        poll = select.poll()
-        poll.register(self._launch.lifetime, select.POLLIN)
-        if not poll.poll(0):
+        if not self._departure.is_alone():
             return False
         self._poller.scan()
         return not self._poller.has_living()
@@ -316,11 +347,12 @@ class Engine:
     def _stop(self) -> int:
         """Drain because somebody said so, until the deadline that `stop()` wrote.
 
-        A signal names no deadline.
+        A signal names no deadline, and the master's end another.
         """
         deadline_ns = self._spool.control()[DEADLINE]
         if self._spool.control()[STATE] < State.STOPPING:
-            deadline_ns = time.monotonic_ns() + int(SIGNAL_DEADLINE_S * 1e9)
+            until = self._departure.deadline() or time.monotonic() + SIGNAL_DEADLINE_S
+            deadline_ns = int(until * 1e9)
             # For the engine after this one, should this one die of what it drains.
             self._spool.set_control(DEADLINE, deadline_ns)
             self._spool.set_control(STATE, State.STOPPING)
@@ -353,7 +385,9 @@ class Engine:
         return EXIT_LEFT
 
     def _leave(self) -> int:
-        """Drain because nobody is left, for as long as `linger_s` says."""
+        """Drain because nobody is left: for `linger_s`, or what the exit has left."""
+        if self._departure.deadline() is not None:
+            return self._stop()
         drained = self._drain(time.monotonic() + self._config.linger_s)
         if drained:
             self._remove()

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # Both are usual for it; neither may end a supervisor.
 REOPEN_SIGNALS: Final = (signal.SIGUSR1, signal.SIGHUP)
-_SIGNALS: Final = (*STOP_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD)
+# To the engine alone: the master is at its exit, and waits for what is there.
+LOOK_SIGNAL: Final = signal.SIGUSR2
+_SIGNALS: Final = (*STOP_SIGNALS, *REOPEN_SIGNALS, LOOK_SIGNAL, signal.SIGCHLD)
 # For what is left to deliver when a stop by signal is at its end.
 SIGNAL_DEADLINE_S: Final = 10.0
 # Between restarts: at once, then doubling; an engine that ran for a while begins anew.

@@ -194,8 +194,13 @@ def open_member(
     epoch: str,
     sinks: tuple[str, ...],
     base: Mapping[str, Any],
+    *,
+    needs_cursors: bool = False,
 ) -> Member:
     """Open a lane that was found in one of a spool's directories.
+
+    Where there is no room for cursors, it goes on without them unless it needs them:
+    should this process die, what was delivered comes twice.
 
     Raises
     ------
@@ -206,7 +211,8 @@ def open_member(
     """
     lane = Lane(directory, epoch, hostile=spool.has_other_workers)
     identity = identity_codec.from_bytes(lane.read_own()[0])
-    return Member(lane, CursorFile(spool.cursors, epoch, sinks), identity, base)
+    cursors = CursorFile(spool.cursors, epoch, sinks, may_wait=not needs_cursors)
+    return Member(lane, cursors, identity, base)
 
 
 def _seen_from_outside(identity: Identity) -> dict[str, Any]:

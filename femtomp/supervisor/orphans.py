@@ -25,7 +25,7 @@ from femtomp.native import sleep
 from femtomp.supervisor.stats import open_lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from pathlib import Path
 
     from femtomp.lanes.cursor import Position
@@ -206,6 +206,20 @@ def sinks_with_records(spool: Spool, sinks: Iterable[str]) -> list[str]:
         if len(found) == len(left):
             break
     return [name for name in left if name in found]
+
+
+def count_before(spool: Spool, sink: str, *, besides: Container[str]) -> int:
+    """Count the records before a sink, in all lanes but some that are known."""
+    total = 0
+    for lane in open_lanes(spool):
+        if lane.epoch in besides:
+            continue
+        try:
+            cursors = read_cursors(spool.lanes, lane.epoch)
+            total += lane.count(cursors.get(sink_key(sink), Cursor()).position)
+        except (OSError, CodecError):
+            continue  # damaged, or no descriptor is left: nobody can count it
+    return total
 
 
 def _has_record(spool: Spool, lane: Lane, sink: str) -> bool:

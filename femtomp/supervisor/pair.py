@@ -32,6 +32,7 @@ from femtomp.lanes.spool import (
     State,
 )
 from femtomp.native import RLock, sleep
+from femtomp.supervisor.guardian import LOOK_SIGNAL
 from femtomp.supervisor.launch import (
     START_TIMEOUT_S,
     EndedError,
@@ -286,6 +287,13 @@ class Pair:
             return True  # no descriptor to look by
 
     # -- ended -----------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """Have the engine look at once whether the master is at its exit."""
+        try:
+            self._signal_engine(LOOK_SIGNAL)
+        except ProcessLookupError:
+            pass  # the next one looks when it begins
 
     def end(self, patience_s: float | None) -> None:
         """Have both end, and wait for it; kill what has not ended in time."""

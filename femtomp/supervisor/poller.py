@@ -14,9 +14,11 @@ drained, but not deleted until the process is gone.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from femtomp.errors import CodecError
@@ -55,6 +57,15 @@ _RESCAN_S: Final = 1.0
 # The rest is for the sinks.
 _FILES_A_LANE: Final = 8
 _OTHER_FILES: Final = 128
+# Stands for an error number: more lanes than this process means to have open.
+_CAPACITY: Final = -1
+_MORE_FILES: Final = "raise the limit of open files (LimitNOFILE=, ulimit -n)"
+_ADVICE: Final = {
+    errno.EMFILE: _MORE_FILES,
+    errno.ENFILE: "raise fs.file-max: the whole machine has no file left to open",
+    errno.ENOSPC: "make room on the spool's file system; df -h and df -i show it",
+    errno.EDQUOT: "make room on the spool's file system, or raise the disk quota",
+}
 # Liveness is asked of lanes that were quiet for so long.
 QUIET_S: Final = 1.0
 
@@ -73,6 +84,9 @@ class Poller:
         What the spool may take.
     stalled : callable
         Names the sinks whose destination takes nothing now.
+    needs_cursors : bool
+        Leave a lane alone for whose cursors there is no room. An engine goes on: its
+        workers' records are told now, or perhaps never.
     """
 
     def __init__(
@@ -82,16 +96,19 @@ class Poller:
         wake: Callable[[], None],
         limits: Space = NO_LIMITS,
         stalled: Callable[[], Container[str]] = frozenset,
+        *,
+        needs_cursors: bool = False,
     ) -> None:
         self.members: Final[dict[str, Member]] = {}
         self.interval_s = BUSY_S
         self._spool = spool
         self._base = base
         self._wake = wake
+        self._needs_cursors = needs_cursors
         self._bad: set[str] = set()
         self._capacity: Final = _capacity()
-        # Lanes that were found and could not be opened yet.
-        self._waiting = 0
+        # Lanes that were found and could not be opened yet, by why.
+        self._waiting: Counter[int] = Counter()
         # They and the bad ones, with their files.
         self._others: dict[str, tuple[int, list[str]]] = {}
         self._seen_mtime: list[int] = []
@@ -149,19 +166,21 @@ class Poller:
     def scan(self) -> None:
         """Read the directory: new lanes, new segments."""
         lanes = {epoch: member.lane for epoch, member in self.members.items()}
-        self._waiting = 0
+        self._waiting.clear()
         self._spool.mend_lanes()
         others = scan_all(self._spool, lanes, self._found)
         self._others.clear()
         self._others.update(others)
         self._bad &= others.keys()
-        if self._waiting:
+        if waiting := self._waiting.pop(_CAPACITY, 0):
+            self._waiting[errno.EMFILE] += waiting
             note(
                 "descriptors",
-                f"{self._waiting} lanes wait until others have ended: at most "
-                f"{self._capacity} can be open; raise the limit of open files "
-                "(LimitNOFILE=, ulimit -n)",
+                f"{waiting} lanes wait until others have ended: at most "
+                f"{self._capacity} can be open; {_ADVICE[errno.EMFILE]}",
             )
+        elif self._waiting:
+            note("lanes", f"{self.why_waiting()}; they are tried again")
 
     def _found(self, directory: int, epoch: str) -> Any:
         if epoch in self._bad:
@@ -169,20 +188,30 @@ class Poller:
         # Root's own wait for nobody else's.
         is_of_root = directory == self._spool.lanes_of_root
         if len(self.members) >= self._capacity and not is_of_root:
-            self._waiting += 1
+            self._waiting[_CAPACITY] += 1
             return None
         try:
             member = open_member(
-                self._spool, directory, epoch, self._spool.sinks, self._base
+                self._spool,
+                directory,
+                epoch,
+                self._spool.sinks,
+                self._base,
+                needs_cursors=self._needs_cursors,
             )
         except CodecError as exc:
             self._bad.add(epoch)
             note(f"lane:{epoch}", f"lane {epoch} is damaged and left alone: {exc}")
             return None
         except OSError as exc:
-            self._waiting += 1
-            note("lanes", f"lane {epoch} cannot be opened yet, tried again: {exc}")
+            self._waiting[exc.errno or 0] += 1
             return None
+        if not member.cursors.is_begun:
+            note(
+                "cursors",
+                f"lane {epoch} is read without a cursor, for which {self._spool.path} "
+                "has no room: what was delivered comes twice if this process dies",
+            )
         member.quiet_since = time.monotonic()
         self.members[epoch] = member
         return member.lane
@@ -289,6 +318,14 @@ class Poller:
         self._ask_if_alive(self.members.values())
         return bool(self._waiting) or not all(
             member.lane.final for member in self.members.values()
+        )
+
+    def why_waiting(self) -> str:
+        """Say how many lanes cannot be opened now, why, and what helps; "" for none."""
+        return "; ".join(
+            f"{count} of the lanes cannot be opened now: {os.strerror(code)}"
+            + (f" ({_ADVICE[code]})" if code in _ADVICE else "")
+            for code, count in self._waiting.items()
         )
 
     def damaged(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from femtomp.errors import (
     StartError,
     is_thrown_in,
 )
-from femtomp.lanes.spool import DEADLINE, STATE, Spool, State
+from femtomp.lanes.spool import DEADLINE, EXITING, STATE, Spool, State
 from femtomp.native import RLock
 from femtomp.supervisor import levels
 from femtomp.supervisor.levels import ToldLevels
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 # What the supervisor gets beyond a stop's own time before it is killed.
 _STOP_GRACE_S: Final = 2.0
+# At this process's exit: to deliver what is there, and what is logged from then on.
+_EXIT_S: Final = 10.0
+# Of that the least for the latter, by a supervisor whose master is gone.
+_LAST_S: Final = 0.5
 
 
 class Server:
@@ -189,6 +193,24 @@ class Server:
                 self._on_end(self)
                 self._pair.close()
             return self._report
+
+    def deliver_at_exit(self) -> None:
+        """Deliver what is there, at this process's exit, and leave the lanes open.
+
+        What is logged from now on is the supervisor's to deliver, when this process is
+        gone: in the rest of 10 s.
+        """
+        if self._pair is None or not self.is_mine() or self._report is not None:
+            return
+        begun = time.monotonic()
+        try:
+            self._spool.set_control(EXITING, int(_EXIT_S * 1e9))
+            self._pair.hurry()
+            self.flush(_EXIT_S - _LAST_S)
+            left_s = max(_LAST_S, _EXIT_S - (time.monotonic() - begun))
+            self._spool.set_control(EXITING, int(left_s * 1e9))
+        except OSError:
+            pass  # the spool was deleted: there is nothing to deliver
 
     def reconfigure(
         self,

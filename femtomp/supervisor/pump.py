@@ -148,6 +148,10 @@ class Pump(threading.Thread):
         """Wait no more for batches to grow: what is there is all there will be."""
         self._hurried.set()
 
+    def relax(self) -> None:
+        """Wait for batches to grow again: more is to come after all."""
+        self._hurried.clear()
+
     @property
     def is_stalled(self) -> bool:
         """Whether the destination took nothing when it was last asked."""
@@ -359,7 +363,7 @@ class Pump(threading.Thread):
             member.advance(self.sink, steps)
         except OSError as exc:
             text = f"cursor of {self.sink} not written: {exc}"
-            note(f"cursor:{member.lane.epoch}", text)
+            note(f"cursor:{self.sink}", text)
 
 
 def _is_untouched(cursor: Cursor) -> bool:

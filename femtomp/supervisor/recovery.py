@@ -25,7 +25,11 @@ from femtomp.record import severity_number
 from femtomp.redaction import Redaction
 from femtomp.sinks.build import build
 from femtomp.supervisor.notes import note
-from femtomp.supervisor.orphans import open_same, sinks_with_records
+from femtomp.supervisor.orphans import (
+    count_before,
+    open_same,
+    sinks_with_records,
+)
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.redacting import redact_by
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.02
 # For the batch in hand when all is to end; a destination may be in a timeout.
 _FINISH_S: Final = 10.0
+# For lanes that cannot be opened: in this time those that are drained are reaped, which
+# makes room.
+_STUCK_S: Final = 3.0
 CAREFUL: Final = Redaction(patterns="all")
 
 
@@ -64,11 +71,13 @@ class Outcome(NamedTuple):
     """Records that the spool's workers could not keep, by reason."""
     kept_for: str
     """Why the directory is still there; "" if it was removed."""
+    unopened: str = ""
+    """How many lanes could not be read at all, and why; "" for none."""
 
     @property
     def is_whole(self) -> bool:
         """Whether every sink has everything."""
-        return not any(sink.pending for sink in self.sinks.values())
+        return not self.unopened and not any(s.pending for s in self.sinks.values())
 
 
 class Recovery:
@@ -109,7 +118,10 @@ class Recovery:
         self._others = [name for name in own if name not in self._cursors.values()]
         # In memory alone: what one of them did not pass, no segment of that is freed.
         self._spool.manifest["sinks"] = [*self._others, *self._cursors.values()]
-        self._poller = Poller(self._spool, self._spool.resource(), self._wake)
+        self._poller = Poller(
+            self._spool, self._spool.resource(), self._wake, needs_cursors=True
+        )
+        self._stuck_with: tuple[int, float] = (-1, 0.0)
         self._pumps = [
             Pump(
                 self._cursors[str(sink.name)],
@@ -195,9 +207,21 @@ class Recovery:
         Which ones do is asked when nothing seems left: only then their end is final.
         """
         if not self._has_passed_all():
+            self._stuck_with = (-1, 0.0)
             return False
+        if self._poller.why_waiting():
+            return self._is_stuck()
         self._poller.has_living()
         return self._has_passed_all()
+
+    def _is_stuck(self) -> bool:
+        """Tell whether lanes wait in vain, for room that others might leave them."""
+        now = time.monotonic()
+        seen, since = self._stuck_with
+        if seen != len(self._seen):
+            self._stuck_with = (len(self._seen), now)
+            return False
+        return now - since >= _STUCK_S
 
     def _has_passed_all(self) -> bool:
         return all(
@@ -278,12 +302,13 @@ class Recovery:
                 note("drops", f"drops of lane {member.lane.epoch} are not known: {exc}")
                 continue
             dropped.update(seg.drops(words))
-        why = self._reason_to_keep(sinks, remove=remove)
+        unopened = self._poller.why_waiting()
+        why = unopened or self._reason_to_keep(sinks, remove=remove)
         if not why:
             self._spool.remove()
         self._spool.close()
         self._release_locks()
-        return Outcome(sinks, {k: v for k, v in dropped.items() if v}, why)
+        return Outcome(sinks, {k: v for k, v in dropped.items() if v}, why, unopened)
 
     def _outcome(self, name: str) -> SinkOutcome:
         gained = self._gained(name)
@@ -291,6 +316,8 @@ class Recovery:
             member.lane.count(self._cursor(member, name).position)
             for member in self._poller.members.values()
         )
+        if self._poller.why_waiting():
+            pending += count_before(self._spool, name, besides=self._seen)
         return SinkOutcome(
             sum(one.delivered for one in gained),
             sum(one.refused for one in gained),

@@ -2,7 +2,8 @@
 
 In: what `femtomp.start_server` was given, and the environment. Out: a `Server`, or an
 error before anything is left behind. What it does to this process is one environment
-variable and one atexit callback, both taken back by `stop()`.
+variable and one atexit callback, both taken back by `stop()`. That callback delivers
+what is there and leaves the lanes open: older callbacks still log.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from femtomp.lanes.liveness import boot_id, start_ticks
 from femtomp.lanes.lock import is_orphaned
 from femtomp.lanes.spool import STATE, Spool, State
 from femtomp.supervisor.adoption import Taken, Wanted, adopt, create
+from femtomp.supervisor.container import ends_with_this_process
 from femtomp.supervisor.launch import Launcher, launch
 from femtomp.supervisor.pair import Pair
 from femtomp.supervisor.process import Server
@@ -38,15 +40,20 @@ SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
 _running: Server | None = None
 
 
-def _stop_at_exit() -> None:
-    if _running is not None and _running.is_mine():
+def _deliver_at_exit() -> None:
+    """Deliver what is there; stop only where the supervisor will not outlive this."""
+    if _running is None or not _running.is_mine():
+        return
+    if ends_with_this_process():
         _running.stop()
+    else:
+        _running.deliver_at_exit()
 
 
 def _forget(server: Server) -> None:
     """Take back what `start` did to this process."""
     global _running  # noqa: PLW0603 - one server a process
-    atexit.unregister(_stop_at_exit)
+    atexit.unregister(_deliver_at_exit)
     if os.environ.get(SPOOL_VARIABLE) == str(server.spool):
         del os.environ[SPOOL_VARIABLE]
     if _running is server:
@@ -112,7 +119,7 @@ def start(
     at_fork(told.config.span_after_fork)
     server.queue.tend = pair.tend
     os.environ[SPOOL_VARIABLE] = path
-    atexit.register(_stop_at_exit)
+    atexit.register(_deliver_at_exit)
     _running = server
     return server
 

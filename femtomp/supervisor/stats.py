@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _POLL_FIRST_S: Final = 0.001
 _POLL_MAX_S: Final = 0.02
+# By what a wait grows: who waits for a delivery waits for an eighth of its time more.
+_POLL_GROWTH: Final = 1.125
 # A reading that the engine's reaping disturbs each time; it reaps twice a second.
 _MAX_READINGS: Final = 10
 
@@ -292,7 +294,7 @@ def wait_delivered(
         if tend is not None:
             tend()
         sleep(wait_s)
-        wait_s = min(_POLL_MAX_S, wait_s * 2)
+        wait_s = min(_POLL_MAX_S, wait_s * _POLL_GROWTH)
 
 
 def _reached(

@@ -43,7 +43,10 @@ class Totals:
 
     def __init__(self, spool: Spool, sinks: tuple[str, ...]) -> None:
         self._file = CursorFile(
-            spool.cursors, EPOCH, (*sinks, _DROPPED, _BY_LEVEL, _LEFT_OUT, _STARTED)
+            spool.cursors,
+            EPOCH,
+            (*sinks, _DROPPED, _BY_LEVEL, _LEFT_OUT, _STARTED),
+            may_wait=True,
         )
         marks = {c.position for c in self._file.cursors.values() if c is not None}
         for epoch in map(_epoch, marks):

@@ -213,7 +213,7 @@ MUTANTS: Final = (
     ),
     _one(
         "lanes that wait are forgotten", "supervisor/poller.py",
-        "            self._waiting += 1\n            return None\n        try:",
+        "            self._waiting[_CAPACITY] += 1\n            return None\n        try:",
         "            return None\n        try:",
         "supervisor/test_poller.py::test_more_lanes_than_descriptors_are_read_in_turn",
     ),
