@@ -215,7 +215,7 @@ def count_before(spool: Spool, sink: str, *, besides: Container[str]) -> int:
         if lane.epoch in besides:
             continue
         try:
-            cursors = read_cursors(spool.lanes, lane.epoch)
+            cursors = read_cursors(spool.cursors, lane.epoch)
             total += lane.count(cursors.get(sink_key(sink), Cursor()).position)
         except (OSError, CodecError):
             continue  # damaged, or no descriptor is left: nobody can count it
