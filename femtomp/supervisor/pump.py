@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
 from femtomp.sinks import (
+    Compares,
     Delivered,
     Driver,
     Gathers,
@@ -284,6 +285,8 @@ class Pump(threading.Thread):
                     self._commit(batch, Done(done, refused), committed)
                     committed = Done(done, refused)
                 self._wait(outcome)
+                if isinstance(driver, Compares) and driver.wants_more:
+                    break
         self._commit(batch, Done(done, refused), committed)
         self.flow.end()
         return done == len(batch.records)
