@@ -27,6 +27,7 @@ link into it.
              | reopening asked for | reopening done
              | pid of the guardian that is to leave
              | nanoseconds left for what is logged at the master's exit
+             | how often a flush was asked for
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ REOPENED: Final = 9
 LEAVER: Final = 10
 # The master is at its exit, and its supervisor has so many nanoseconds once it is gone.
 EXITING: Final = 11
+# Who waits for records to be delivered adds one: sinks then gather no more for a batch.
+FLUSH: Final = 12
 CONTROL_WORDS: Final = 64
 
 

@@ -28,6 +28,7 @@ from femtomp.lanes.spool import (
     ENGINE_ENDED,
     ENGINE_STARTS,
     ENGINE_TICKS,
+    FLUSH,
     REOPEN,
     REOPENED,
     STATE,
@@ -130,6 +131,7 @@ class Engine:
         self._grace_until: float | None = None
         # What was asked for when the sinks were told to open their files anew.
         self._reopening: int | None = None
+        self._flushed = self._spool.control()[FLUSH]
 
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
@@ -248,6 +250,7 @@ class Engine:
             self._look_for_losses()
             self._deaths.look(self._poller.members)
             self._finish_reopening()
+            self._flush_if_asked()
             if (way_out := self._heed(self._wait())) is not None:
                 return way_out()
             self._check_pumps()
@@ -309,6 +312,16 @@ class Engine:
             return
         self._spool.set_control(REOPENED, self._reopening)
         self._reopening = None
+
+    def _flush_if_asked(self) -> None:
+        """Hurry the pumps that gather records, if somebody waits for these."""
+        if not any(pump.is_gathering for pump in self._pumps):
+            return
+        asked = self._spool.control()[FLUSH]
+        if asked != self._flushed:
+            self._flushed = asked
+            for pump in self._pumps:
+                pump.flush()
 
     def _check_pumps(self) -> None:
         forward()

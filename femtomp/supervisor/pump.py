@@ -16,7 +16,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.cursor import Cursor
+from femtomp.lanes.segment import SIDE
 from femtomp.sinks import (
+    Compares,
     Delivered,
     Driver,
     Ends,
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
 MAX_BATCH_RECORDS: Final = 2048
 # Behind one that is as large, a sink that gathers records does not wait for more.
 SMALL_BATCH_RECORDS: Final = 512
+# What waits in the lanes for such a batch: nobody counts records that were not read.
+_SMALL_BATCH_BYTES: Final = 128 * 1024
+# How often a sink that gathers looks at what waits.
+_GATHER_LOOK_S: Final = 0.02
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.
 SAID_DELAY_S: Final = 0.5
 IDLE_S: Final = 0.25
@@ -103,6 +109,9 @@ class Pump(threading.Thread):
         self.may_begin.set()
         self._finished = False
         self._hurried = threading.Event()
+        self._is_ending = False
+        self.is_gathering = False
+        """Whether it waits for a batch to grow."""
         self._is_told = threading.Event()
         self._news = news
         self._outage = Outage(name, news)
@@ -134,10 +143,14 @@ class Pump(threading.Thread):
             batch = self._collect()
             if batch is not None:
                 begun = time.monotonic()
+                is_small = len(batch.records) < SMALL_BATCH_RECORDS
+                gathers = interval_s > 0 and is_small and not self._is_cut(batch)
                 self._deliver(driver, batch)
-                if interval_s and len(batch.records) < SMALL_BATCH_RECORDS:
-                    self._hurried.wait(max(begun + interval_s - time.monotonic(), 0.0))
+                if gathers:
+                    self._gather(begun + interval_s)
             else:
+                if not self._is_ending:
+                    self._hurried.clear()
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
         self._say_losses(driver)
@@ -146,6 +159,11 @@ class Pump(threading.Thread):
 
     def hurry(self) -> None:
         """Wait no more for batches to grow: what is there is all there will be."""
+        self._is_ending = True
+        self._hurried.set()
+
+    def flush(self) -> None:
+        """Wait no more for batches to grow until all that is there was written."""
         self._hurried.set()
 
     def relax(self) -> None:
@@ -159,7 +177,7 @@ class Pump(threading.Thread):
 
     def finish(self) -> None:
         """End after the batch in hand."""
-        self._finished = True
+        self._finished = self._is_ending = True
         self._hurried.set()
         self._is_told.set()
         self.wake.set()
@@ -186,6 +204,39 @@ class Pump(threading.Thread):
         self._reopen_done = asked
 
     # -- from the lanes --------------------------------------------------------------
+
+    def _gather(self, until: float) -> None:
+        """Wait for a batch to grow; no longer than until there is enough for one."""
+        self.is_gathering = True
+        while (left := until - time.monotonic()) > 0 and not self._has_a_batch():
+            if self._hurried.wait(min(left, _GATHER_LOOK_S)):
+                break
+        self.is_gathering = False
+
+    def _is_cut(self, batch: Batch) -> bool:
+        """Return whether more was there than came into a batch: a segment ended."""
+        return any(
+            member is not None
+            and stream.chunk.number != SIDE
+            and (stream.chunk.number, stream.chunk.after) < member.lane.end[:2]
+            for stream in batch.streams
+            for member in (self._members.get(stream.epoch),)
+        )
+
+    def _has_a_batch(self) -> bool:
+        """Return whether as much waits in the lanes as a batch has that is not small.
+
+        Behind the end of a segment how much is not known, and some is there.
+        """
+        size = 0
+        for member in list(self._members.values()):
+            cursor = member.cursors.cursors[self.sink] or Cursor()
+            position = member.lane.normalised(cursor.position)
+            end = member.lane.end
+            if end.segment > position.segment:
+                return True
+            size += end.size - position.offset + end.side - position.side
+        return size >= _SMALL_BATCH_BYTES
 
     def _collect(self) -> Batch | None:
         streams: list[Stream] = []
@@ -293,6 +344,8 @@ class Pump(threading.Thread):
                     self._commit(batch, Done(done, refused), committed)
                     committed = Done(done, refused)
                 self._wait(outcome)
+                if isinstance(driver, Compares) and driver.wants_more:
+                    break
         self._commit(batch, Done(done, refused), committed)
         self.flow.end()
         return done == len(batch.records)
