@@ -31,6 +31,7 @@ from femtomp.codec.values import (
     rfc3339,
     scope_fields,
 )
+from femtomp.record import LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -166,6 +167,7 @@ _HIDDEN: Final = frozenset((
     "code.function.name",
     "code.stacktrace",  # shown below the line, as is the exception's
     "exception.stacktrace",
+    LEVEL,
     "femtomp.template",
     "thread.id",
     "thread.name",
