@@ -176,6 +176,9 @@ class JournaldSink:
     nested : {"json", "fields"}
         What becomes of a dict or list: one field with JSON, or a field for each member
         (CART_ITEMS).
+    traceback : {"message", "fields"}
+        Whether a stack trace follows the text in MESSAGE, where `journalctl` shows it;
+        it is in EXCEPTION_STACKTRACE in any case.
     sender : {"worker", "supervisor"}
         Who `_PID` and the other trusted fields are of. As root, the worker's are there
         as well while it lives, as OBJECT_PID and so on; or, with "worker", instead: of
@@ -204,6 +207,7 @@ class JournaldSink:
     identifier: str | None = None
     prefix: str = ""
     nested: Literal["json", "fields"] = "json"
+    traceback: Literal["message", "fields"] = "message"
     sender: Literal["worker", "supervisor"] = "supervisor"
     missing: Literal["refuse", "wait", "stderr"] = "refuse"
     rate_limit: Literal["warn", "pace"] = "warn"

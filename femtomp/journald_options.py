@@ -23,6 +23,7 @@ _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _PREFIX: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 _CHOICES: Final = {
     "nested": ("json", "fields"),
+    "traceback": ("message", "fields"),
     "missing": ("refuse", "wait", "stderr"),
     "sender": ("worker", "supervisor"),
     "rate_limit": ("warn", "pace"),

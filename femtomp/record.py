@@ -83,7 +83,9 @@ class Limits(NamedTuple):
 DEFAULT_LIMITS: Final = Limits()
 
 _SPECIFIED_FIRST: Final = 10
-_SPECIFIED_LAST: Final = 53
+LAST_LEVEL: Final = 53
+# Above it all levels are of one severity: this attribute has the level's number then.
+LEVEL: Final = "femtomp.level"
 _SEVERITY_STEP: Final = 4  # four severities per level name: DEBUG..DEBUG4
 _SEVERITY_DEBUG: Final = 5
 SEVERITY_MAX: Final = 24
@@ -114,7 +116,7 @@ def severity_number(levelno: int) -> int:
         return 0
     if levelno < _SPECIFIED_FIRST:
         return 1
-    if levelno > _SPECIFIED_LAST:
+    if levelno > LAST_LEVEL:
         return SEVERITY_MAX
     tens, units = divmod(levelno, 10)
     return _SEVERITY_DEBUG + _SEVERITY_STEP * (tens - 1) + min(units, 3)

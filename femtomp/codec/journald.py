@@ -17,6 +17,7 @@ https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -25,6 +26,7 @@ from femtomp.codec.journal_catalog import MESSAGE_IDS
 from femtomp.codec.journald_names import EXTRA, Names
 from femtomp.codec.resources import ByResource
 from femtomp.codec.values import json_value
+from femtomp.record import LAST_LEVEL, LEVEL, SEVERITY_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,9 +41,8 @@ MAX_FIELDS: Final = 1000
 MAX_SHAPES: Final = 1024
 
 # syslog priorities by OpenTelemetry's severity number: 0 (unspecified) is info, INFO2
-# to INFO4 (Python's 21 to 29) are notices, as OpenTelemetry maps syslog's. None is
-# alert or emergency: journald shows the latter on every terminal.
-_DEBUG, _INFO, _NOTICE, _WARNING, _ERROR, _CRITICAL = "765432"
+# to INFO4 (Python's 21 to 29) are notices, as OpenTelemetry maps syslog's.
+_DEBUG, _INFO, _NOTICE, _WARNING, _ERROR, _CRITICAL, _ALERT, _EMERGENCY = "76543210"
 _PRIORITIES: Final = (
     _INFO,
     *[_DEBUG] * 8,
@@ -52,6 +53,17 @@ _PRIORITIES: Final = (
     *[_CRITICAL] * 4,
 )
 _LAST_PRIORITY: Final = len(_PRIORITIES) - 1
+# Levels above CRITICAL that syslog has names for. journald shows an emergency on every
+# terminal, so whoever logs at 70 means it.
+_ALERT_LEVEL: Final = 60
+_EMERGENCY_LEVEL: Final = 70
+_STACKTRACES: Final = ("exception.stacktrace", "code.stacktrace")
+_MESSAGE_ID: Final = "MESSAGE_ID"
+# RFC 9562's text, in braces and as a URN too; sd-id128(3) is without its dashes.
+_UUID: Final = re.compile(
+    r"(?:urn:uuid:)?(\{)?([0-9a-f]{8}(-?)(?:[0-9a-f]{4}\3){3}[0-9a-f]{12})(?(1)\})",
+    re.IGNORECASE,
+)
 _HEAD_FIELDS: Final = 5
 # All that can be beside extras: the head's, the resource's, DROPPED_FIELDS.
 _MOST_OF_RESOURCE: Final = 6
@@ -64,6 +76,8 @@ _OF_RESOURCE: Final = (
     ("SERVICE_NAME", "service.name"),
 )
 # What the priority does not say already.
+# What the fast way, one line a field, cannot write.
+_NEED_CARE: Final = frozenset((ATTRIBUTE, _MESSAGE_ID, *_STACKTRACES))
 _USUAL_LEVELS: Final = frozenset(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", ""))
 _PLAIN: Final = frozenset((str, int))
 _are_plain: Final = _PLAIN.issuperset
@@ -92,6 +106,9 @@ class Encoder:
     nested : {"json", "fields"}
         "json": a dict or list is one field with JSON. "fields": each member of a dict
         is a field of its own (CART_ITEMS), each item of a list a value of its field.
+    traceback : {"message", "fields"}
+        "message": a stack trace follows the text in MESSAGE, as `journalctl -u` shows
+        only that. "fields": it is in EXCEPTION_STACKTRACE alone.
 
     Notes
     -----
@@ -117,11 +134,16 @@ class Encoder:
     """
 
     def __init__(
-        self, identifier: str | None = None, prefix: str = "", nested: str = "json"
+        self,
+        identifier: str | None = None,
+        prefix: str = "",
+        nested: str = "json",
+        traceback: str = "message",
     ) -> None:
         self._identifier = identifier
         self._names = Names(prefix)
         self._is_flat = nested == "fields"
+        self._shows_traces = traceback == "message"
         self._shapes: dict[tuple[str, ...], _Shape | None] = {}
         self._static = ByResource(self._of_resource)
 
@@ -155,6 +177,7 @@ class Encoder:
             or not _are_plain(map(type, values))
             or event_name is not None
             or dropped
+            or number == SEVERITY_MAX
             or level not in _USUAL_LEVELS
         ):
             return self._with_care(record)
@@ -184,7 +207,7 @@ class Encoder:
         names = [self._names.of(key) for key in keys]
         shape = None
         if (
-            ATTRIBUTE not in keys
+            _NEED_CARE.isdisjoint(keys)
             and all(names)
             and len(set(names)) == len(names)
             and len(names) < MAX_FIELDS - _MOST_OTHERS
@@ -208,7 +231,7 @@ class Encoder:
         return b"".join([_field(name, value) for name, value in fields])
 
     def _with_care(self, record: Record) -> bytes:
-        fields = [*_head(record)]
+        fields = [*_head(record, shows_traces=self._shows_traces)]
         # One is kept for DROPPED_FIELDS.
         room = MAX_FIELDS - _MOST_OF_RESOURCE - len(fields) - 1
         extras = self._extras(record.attributes)
@@ -228,10 +251,20 @@ class Encoder:
             for path, leaf in self._leaves(key, value):
                 text = _plain(leaf)
                 name = self._names.of(path)
+                if path == _MESSAGE_ID:
+                    name, text = self._message_id(name, text)
                 if name:
                     yield name, text
                 if not name or taken.setdefault(name, path) != path:
                     yield EXTRA, _joined(path, text)
+
+    def _message_id(self, name: str, text: str | bytes) -> Field:
+        """Return an id as journald has it; what is none becomes an extra."""
+        match = _UUID.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            # In another case it is no standard name.
+            return self._names.of(_MESSAGE_ID.lower()), text
+        return name, match[2].replace("-", "").lower()
 
     def _leaves(self, key: str, value: AnyValue) -> Iterator[tuple[str, AnyValue]]:
         """Take a value apart if the user wants it; an empty one stays as it is."""
@@ -245,9 +278,10 @@ class Encoder:
                 yield from self._leaves(key, inner)
 
 
-def _head(record: Record) -> Iterator[Field]:
-    yield "MESSAGE", _plain(record.body)
-    yield "PRIORITY", priority(record.severity_number)
+def _head(record: Record, *, shows_traces: bool) -> Iterator[Field]:
+    body = _plain(record.body)
+    yield "MESSAGE", _with_traces(body, record.attributes) if shows_traces else body
+    yield "PRIORITY", priority_of(record)
     yield "LOGGER", record.logger
     yield "EVENT_TIMESTAMP_USEC", str(record.timestamp // 1000)
     if record.uid:
@@ -275,6 +309,28 @@ def priority(number: int) -> str:
     ['6', '6', '7', '6', '5', '4', '3', '2', '2']
     """
     return _PRIORITIES[min(max(number, 0), _LAST_PRIORITY)]
+
+
+def priority_of(record: Record) -> str:
+    """Return the syslog priority of a record: of levels above CRITICAL, too."""
+    level = record.attributes.get(LEVEL)
+    if type(level) is int and level > LAST_LEVEL:
+        if level >= _EMERGENCY_LEVEL:
+            return _EMERGENCY
+        if level >= _ALERT_LEVEL:
+            return _ALERT
+    return priority(record.severity_number)
+
+
+def _with_traces(body: str | bytes, attributes: Mapping[str, AnyValue]) -> str | bytes:
+    """Return a message with its stack traces behind it, as `logging` does."""
+    traces = [attributes[key] for key in _STACKTRACES if attributes.get(key)]
+    parts = [body, *[_plain(trace) for trace in traces]]
+    if not body:
+        del parts[0]
+    if all(isinstance(part, str) for part in parts):
+        return "\n".join(map(str, parts))
+    return b"\n".join([p if isinstance(p, bytes) else _encoded(p) for p in parts])
 
 
 def _field(name: str, value: str | bytes) -> bytes:

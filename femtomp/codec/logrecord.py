@@ -16,7 +16,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.codec.exceptions import ATTRIBUTE
-from femtomp.record import severity_number
+from femtomp.record import LEVEL, severity_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,7 @@ _TAKEN: Final = frozenset(("message", "asctime", *_EMPTY))
 # Attributes that a LogRecord has under another name.
 _RENAMED: Final = frozenset((
     ATTRIBUTE,  # it says what `exc_text` says
+    LEVEL,
     "code.file.path",
     "code.line.number",
     "code.function.name",
@@ -91,7 +92,7 @@ def to_log_record(record: Record) -> logging.LogRecord:
         msg=record.body,
         args=(),
         levelname=record.severity_text,
-        levelno=level_of(record.severity_text, record.severity_number),
+        levelno=_level(record),
         exc_text=_text_or_none(attributes.get("exception.stacktrace")),
         stack_info=_text_or_none(attributes.get("code.stacktrace")),
         **_time(record.timestamp),
@@ -101,6 +102,13 @@ def to_log_record(record: Record) -> logging.LogRecord:
     _add_known(values, record)
     _add_extras(values, attributes)
     return made
+
+
+def _level(record: Record) -> int:
+    number = record.attributes.get(LEVEL)
+    if type(number) is int:
+        return number
+    return level_of(record.severity_text, record.severity_number)
 
 
 def level_of(name: str, severity: int) -> int:

@@ -33,6 +33,7 @@ from femtomp.codec.values import (
 from femtomp.codec.visible import INDENT as _INDENT
 from femtomp.codec.visible import split as _split
 from femtomp.codec.visible import visible as _visible
+from femtomp.record import LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -162,6 +163,7 @@ _HIDDEN: Final = frozenset((
     "code.function.name",
     "code.stacktrace",  # shown below the line, as is the exception's
     "exception.stacktrace",
+    LEVEL,
     "femtomp.template",
     "thread.id",
     "thread.name",

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from femtomp.codec import opcodes
 from femtomp.codec.exceptions import ATTRIBUTE, to_value
 from femtomp.errors import CodecError
-from femtomp.record import Record, Scope, severity_number
+from femtomp.record import LAST_LEVEL, LEVEL, Record, Scope, severity_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -320,20 +320,21 @@ def to_record(
     )
     if template is not None:
         attributes["femtomp.template"] = template
+    severity = _SEVERITIES.get(levelno)
+    if severity is None:
+        severity = severity_number(levelno)
+        if levelno > LAST_LEVEL:
+            attributes[LEVEL] = levelno
     if more is None:
         if extras:
             attributes.update(extras)
         # Past NamedTuple's own constructor, and one table for the usual levels: 0.5 us.
         return _new_tuple(Record, (
-            timestamp, _SEVERITIES.get(levelno) or severity_number(levelno), level,
-            logger, body, attributes, resource, uid, None, None, None, None, None, 0,
-            None,
+            timestamp, severity, level, logger, body, attributes, resource, uid, None,
+            None, None, None, None, 0, None,
         ))  # fmt: skip
     return _with_more(
-        Record(
-            timestamp, severity_number(levelno), level, logger, body, attributes,
-            resource, uid,
-        ),
+        Record(timestamp, severity, level, logger, body, attributes, resource, uid),
         extras,
         more,
         of_process,

@@ -130,7 +130,9 @@ def open_driver(
 class _Journald:
     def __init__(self, options: JournaldSink) -> None:
         self._path = options.path
-        encoder = Encoder(options.identifier, options.prefix, options.nested)
+        encoder = Encoder(
+            options.identifier, options.prefix, options.nested, options.traceback
+        )
         self._encode = encoder.datagram
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_UNIX, kind)

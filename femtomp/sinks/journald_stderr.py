@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from femtomp.codec.journald import priority
+from femtomp.codec.journald import priority_of
 from femtomp.codec.text import text_line
 from femtomp.sinks.console import lines_driver
 
@@ -53,7 +53,7 @@ def prefixed_lines(record: Record) -> bytes:
     >>> [line[:3] for line in lines.splitlines()]
     [b'<3>', b'<3>']
     """
-    mark = f"<{priority(record.severity_number)}>".encode()
+    mark = f"<{priority_of(record)}>".encode()
     lines = _plain_lines(record).splitlines(keepends=True)
     return b"".join([mark + line for line in lines])
 

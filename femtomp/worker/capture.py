@@ -191,7 +191,7 @@ def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
         more["stack"] = cut_ends(
             stack, limits.stacktrace_length, "code.stacktrace", cut
         )
-    body, problem = message(record)
+    body, problem = _body(record, limits, cut)
     template = text(of["msg"]) if of["args"] else None
     if template is not None:
         longest = limits.attribute_value_length
@@ -200,7 +200,6 @@ def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
         extras["femtomp.format_error"] = problem
     if _HAS_TASK and of["taskName"] is not None:
         extras.setdefault(TASK, text(of["taskName"]))
-    body = cut_end(body, limits.body_length, "body", cut)
     if cut:
         extras[TRUNCATED] = cut
     fields = (
@@ -312,6 +311,27 @@ def attributes(
     if len(given) > most:
         more["dropped"] = _int(more.get("dropped")) + len(given) - most
     return kept
+
+
+def _body(
+    record: logging.LogRecord, limits: Limits, cut: dict[str, int]
+) -> tuple[Any, str | None]:
+    """Return the body, and what is wrong with it; a dict alone is one itself."""
+    given = getattr(record, "msg", None)
+    kind = type(given)
+    if (
+        issubclass(kind, dict)
+        and not getattr(record, "args", None)
+        and kind.__str__ is object.__str__
+        and type(record).getMessage is _LogRecord.getMessage
+    ):
+        room = Room(limits._replace(attribute_value_length=limits.body_length))
+        body = plain(given, room)
+        if room.cut:
+            cut["body"] = room.cut
+        return body, None
+    said, problem = message(record)
+    return cut_end(said, limits.body_length, "body", cut), problem
 
 
 def message(record: logging.LogRecord) -> tuple[str, str | None]:

@@ -12,11 +12,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.record import DEFAULT_LIMITS, MAX_ITEMS, MAX_KEY_CHARS
+from femtomp.worker import shapes
+from femtomp.worker.shapes import loaded_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from femtomp.record import Limits
+
+    _Way = Callable[[Any, int, "Room"], Any]
 
 # Repr of an unknown object: enough to recognise it, whatever it holds.
 MAX_REPR_CHARS: Final = 4096
@@ -26,16 +30,9 @@ MAX_VALUES: Final = 16 * 1024
 # A container that another thread changes meanwhile is begun again.
 _ATTEMPTS: Final = 8
 _INT64: Final = 1 << 63
-# Types whose str() is their usual written form, by name: they are not imported here.
-_BY_STR: Final = (
-    ("uuid", "UUID"),
-    ("decimal", "Decimal"),
-    ("fractions", "Fraction"),
-    ("pathlib", "PurePath"),
-    ("ipaddress", "_IPAddressBase"),
-)
+# Classes whose way is known; a program that makes classes up must not fill memory.
+_MAX_WAYS: Final = 512
 _NO_LIMIT: Final = sys.maxsize
-_BY_ISO: Final = (("datetime", "date"), ("datetime", "time"))
 # `type(x).__name__` may be code of a metaclass.
 _class_name: Final = type.__dict__["__name__"].__get__
 
@@ -52,9 +49,11 @@ class Room:
         to be numbers are no texts that somebody wrote: they stay whole.
     cut : int
         Length of the longest text that was cut; 0 if none was.
+    around : set of int
+        Which objects are being gone through: one may be within itself.
     """
 
-    __slots__ = ("cut", "depth", "length", "values")
+    __slots__ = ("around", "cut", "depth", "length", "values")
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self.values = MAX_VALUES
@@ -62,6 +61,10 @@ class Room:
         length = limits.attribute_value_length
         self.length = _NO_LIMIT if length is None else length
         self.cut = 0
+        self.around: set[int] = set()
+
+
+_ways: Final[dict[int, tuple[type, _Way]]] = {}
 
 
 def plain(value: object, room: Room | None = None) -> Any:
@@ -93,9 +96,10 @@ def _plain(value: object, depth: int, room: Room) -> Any:
     try:
         if kind is int:
             return value if -_INT64 <= value < _INT64 else _digits(value)  # type: ignore[operator, arg-type]
-        if isinstance(value, dict):
-            return _dict(value, depth, room)
-        if isinstance(value, (list, tuple, set, frozenset)):
+        # Not isinstance: the value's `__class__` may be code, and a query.
+        if issubclass(kind, dict):
+            return _mapping(value, value.items, depth, room)  # type: ignore[attr-defined]
+        if issubclass(kind, (list, tuple, set, frozenset)):
             return _list(value, depth, room)
         return _other(value, depth, room)
     except Exception as exc:
@@ -115,19 +119,33 @@ def _digits(value: int) -> str:
         return _short(hex(value))
 
 
-def _dict(value: dict[Any, Any], depth: int, room: Room) -> Any:
+def _mapping(
+    value: Any, begin: Callable[[], Iterable[Any]], depth: int, room: Room
+) -> Any:
     if depth >= room.depth:
         return _too_deep(value, room)
     kept: dict[str, Any] = {}
-    for number, (k, v) in enumerate(_first(value.items)):
+    for number, (k, v) in enumerate(_first(begin)):
         if number == MAX_ITEMS or room.values <= 0:
-            kept["femtomp.truncated"] = f"{number} of {len(value)} items kept"
+            kept["femtomp.truncated"] = f"{number} of {_size(begin())} items kept"
             break
         kept[key(k)] = _plain(v, depth + 1, room)
     return kept
 
 
+def _size(values: Any) -> int | str:
+    return len(values) if hasattr(values, "__len__") else "more"
+
+
 def _list(value: Any, depth: int, room: Room) -> Any:
+    kind = type(value)
+    if (
+        kind is not list
+        and issubclass(kind, tuple)
+        and kind is not tuple
+        and (pairs := shapes.named_fields(value)) is not None
+    ):
+        return _mapping(value, lambda: pairs, depth, room)
     if depth >= room.depth:
         return _too_deep(value, room)
     kept: list[Any] = []
@@ -165,22 +183,115 @@ def _other(value: object, depth: int, room: Room) -> Any:
 
 
 def _rendered(value: object, depth: int, room: Room) -> Any:
-    if isinstance(value, _class("enum", "Enum")):
-        return _plain(value.value, max(depth, room.depth - 1), room)  # type: ignore[attr-defined]
-    if isinstance(value, str):
-        return exact(str(value))  # not str.__str__: a secret's own masks it
-    if isinstance(value, int):
-        return _plain(int(value), depth, room)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return memoryview(value).tobytes()
-    if any(isinstance(value, _class(*names)) for names in _BY_ISO):
-        return exact(value.isoformat())  # type: ignore[attr-defined]
-    if any(isinstance(value, _class(*names)) for names in _BY_STR):
+    kind = type(value)
+    known = _ways.get(id(kind))
+    if known is None:
+        if len(_ways) >= _MAX_WAYS:
+            _ways.clear()
+        # The class is kept, so that its id cannot come to mean another one.
+        known = _ways[id(kind)] = kind, _way_of(kind)
+    return known[1](value, depth, room)
+
+
+def _way_of(kind: type) -> _Way:
+    for module, name, way in _WAYS:
+        if issubclass(kind, loaded_class(module, name)):
+            return way
+    shape = shapes.shape_of(kind)
+    return lambda value, depth, room: _shaped(shape, value, depth, room)
+
+
+def _value(value: Any, depth: int, room: Room) -> Any:
+    return _plain(value.value, max(depth, room.depth - 1), room)
+
+
+def _str(value: Any, _depth: int, _room: Room) -> str:
+    return exact(str(value))  # not str.__str__: a secret's own masks it
+
+
+def _int(value: Any, depth: int, room: Room) -> Any:
+    return _plain(int(value), depth, room)
+
+
+def _float(value: Any, _depth: int, _room: Room) -> float:
+    return float(value)
+
+
+def _bytes(value: Any, _depth: int, _room: Room) -> bytes:
+    return memoryview(value).tobytes()
+
+
+def _iso(value: Any, _depth: int, _room: Room) -> str:
+    return exact(value.isoformat())
+
+
+def _seconds(value: Any, _depth: int, _room: Room) -> float:
+    return float(value.total_seconds())
+
+
+def _array(value: Any, depth: int, room: Room) -> Any:
+    if value.size > MAX_ITEMS:
+        return f"<{type_name(value)}: {value.dtype}, shape {value.shape}>"
+    return _plain(value.tolist(), depth, room)
+
+
+def _timedelta64(value: Any, _depth: int, _room: Room) -> float | str:
+    try:
+        return float(value / type(value)(1, "s"))
+    except TypeError:  # months have no seconds
         return exact(str(value))
-    if isinstance(value, _class("numpy", "generic")):
-        return _plain(value.item(), max(depth, room.depth - 1), room)  # type: ignore[attr-defined]
+
+
+def _complex(value: Any, _depth: int, _room: Room) -> str:
+    return repr(complex(value))
+
+
+def _item(value: Any, depth: int, room: Room) -> Any:
+    return _plain(value.item(), max(depth, room.depth - 1), room)
+
+
+# The first one that a class is of. They are not imported: what is not loaded has no
+# instances.
+_WAYS: Final[tuple[tuple[str, str, _Way], ...]] = (
+    ("enum", "Enum", _value),
+    ("builtins", "str", _str),
+    ("builtins", "int", _int),
+    ("builtins", "float", _float),
+    ("builtins", "bytes", _bytes),
+    ("builtins", "bytearray", _bytes),
+    ("builtins", "memoryview", _bytes),
+    ("datetime", "date", _iso),
+    ("datetime", "time", _iso),
+    ("datetime", "timedelta", _seconds),
+    # Their str() is their usual written form.
+    ("uuid", "UUID", _str),
+    ("decimal", "Decimal", _str),
+    ("fractions", "Fraction", _str),
+    ("pathlib", "PurePath", _str),
+    ("ipaddress", "_IPAddressBase", _str),
+    ("numpy", "ndarray", _array),
+    ("numpy", "timedelta64", _timedelta64),
+    ("numpy", "datetime64", _str),  # its item() is a number where it has nanoseconds
+    ("numpy", "longdouble", _float),  # it is its own item
+    ("numpy", "complexfloating", _complex),
+    ("numpy", "generic", _item),
+)
+
+
+def _shaped(shape: shapes.Shape, value: Any, depth: int, room: Room) -> Any:
+    """Render mappings, sequences and objects with fields; what is none by its repr."""
+    if id(value) in room.around:
+        return f"<{type_name(value)}: it is within itself>"
+    room.around.add(id(value))
+    try:
+        if shape.pairs is not None and (pairs := shape.pairs(value)) is not None:
+            return _mapping(value, lambda: pairs, depth, room)
+        if shape.items is not None and (items := shape.items(value)) is not None:
+            return _list(items, depth, room)
+    finally:
+        room.around.discard(id(value))
+    if shape.text is not None and (text := shape.text(value)) is not None:
+        return text
     return _short(exact(repr(value)))
 
 
@@ -207,14 +318,6 @@ def text(value: object) -> str:
         return exact(value if type(value) is str else str(value))
     except Exception as exc:
         return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
-
-
-class _Never:
-    """Stands for a class whose module is not loaded: nothing is an instance of it."""
-
-
-def _class(module: str, name: str) -> type:
-    return getattr(sys.modules.get(module), name, _Never)
 
 
 def key(name: object) -> str:

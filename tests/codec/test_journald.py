@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from femtomp.codec.journald import MAX_FIELDS, MAX_SHAPES, Encoder
+from femtomp.codec.wire import to_record
 from femtomp.record import Resource, Scope
+from femtomp.sinks.journald_stderr import prefixed_lines
 from tests.codec.any_record import TEXT, VALUES
 from tests.records import make
 
@@ -130,6 +132,87 @@ def test_every_severity_has_a_priority(numbers, priority) -> None:
 
 
 @pytest.mark.parametrize(
+    ("level", "priority"),
+    [(50, "2"), (54, "2"), (59, "2"), (60, "1"), (69, "1"), (70, "0"), (99, "0")],
+)
+def test_levels_above_critical_are_alerts_and_emergencies(level, priority) -> None:
+    """Levels from 60 on are alerts, from 70 on emergencies, named or not."""
+    payload = (1, 0, level, "LOUD", "", "hi", *[None] * 8)
+    record = to_record(payload, "e-1", Resource({}), lambda *_: Resource({}))
+    found = dict(decode(Encoder().datagram(record)))
+    assert found["PRIORITY"].decode() == priority
+    assert prefixed_lines(record).startswith(f"<{priority}>".encode())
+
+
+ID = "0af7651916cd43dd8448eb211c80319c"
+DASHED = "0af76519-16cd-43dd-8448-eb211c80319c"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [ID, DASHED, ID.upper(), DASHED.upper(), f"urn:uuid:{DASHED}", f"{{{DASHED}}}"],
+)
+def test_message_id_is_a_uuid_without_dashes(given) -> None:
+    """A UUID in any of its forms is stored as journalctl looks for it."""
+    assert fields(attributes={"MESSAGE_ID": given})["MESSAGE_ID"] == [ID]
+
+
+@pytest.mark.parametrize(
+    "given", ["hello", "", ID[1:], ID + "0", f"{ID}\n", f"{{{ID}", f"{ID[:-1]}g", 7]
+)
+def test_what_is_no_uuid_is_no_message_id(given) -> None:
+    """Whatever else is given as MESSAGE_ID is kept as an extra."""
+    for prefix in ("", "SHOP_"):
+        found = fields(Encoder(prefix=prefix), attributes={"MESSAGE_ID": given})
+        assert "MESSAGE_ID" not in found
+        assert [v for k, v in found.items() if k.endswith("MESSAGE_ID")] == [
+            [str(given)]
+        ]
+
+
+TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\nKeyError: 1'
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "message"),
+    [
+        ("cannot sell", {"exception.stacktrace": TRACE}, f"cannot sell\n{TRACE}"),
+        ("", {"exception.stacktrace": TRACE}, TRACE),
+        ("one", {"exception.stacktrace": "KeyError: 1"}, "one\nKeyError: 1"),
+        ("here", {"code.stacktrace": "Stack:\n f"}, "here\nStack:\n f"),
+        (
+            "both",
+            {"code.stacktrace": "Stack:\n f", "exception.stacktrace": TRACE},
+            f"both\n{TRACE}\nStack:\n f",
+        ),
+        ({"a": 1}, {"exception.stacktrace": TRACE}, f'{{"a":1}}\n{TRACE}'),
+    ],
+)
+def test_stack_trace_follows_the_text(body, more, message) -> None:
+    """MESSAGE ends in what was raised, and the fields have it all the same."""
+    found = fields(body=body, attributes=more)
+    assert found["MESSAGE"] == [message]
+    for key, value in more.items():
+        assert found[key.replace(".", "_").upper()] == [value]
+
+
+def test_stack_trace_can_be_left_to_the_fields() -> None:
+    """With traceback="fields" MESSAGE is the text alone."""
+    more = {"exception.stacktrace": TRACE, "code.stacktrace": "Stack"}
+    found = fields(Encoder(traceback="fields"), body="x", attributes=more)
+    assert found["MESSAGE"] == ["x"]
+    assert found["EXCEPTION_STACKTRACE"] == [TRACE]
+    assert found["CODE_STACKTRACE"] == ["Stack"]
+
+
+def test_bytes_and_a_stack_trace_are_one_message() -> None:
+    """A body of bytes stays what it is before a stack trace."""
+    record = make(body=b"\xff", attributes={"exception.stacktrace": "KeyError: é"})
+    found = dict(decode(Encoder().datagram(record)))
+    assert found["MESSAGE"] == b"\xff\nKeyError: \xc3\xa9"
+
+
+@pytest.mark.parametrize(
     ("key", "name", "value"),
     [
         ("order.id", "ORDER_ID", "v"),
@@ -149,7 +232,7 @@ def test_every_severity_has_a_priority(numbers, priority) -> None:
         ("__", "EXTRA", "__=v"),
         ("a\nMESSAGE", "A_MESSAGE", "v"),
         ("message_id", "F_MESSAGE_ID", "v"),
-        ("MESSAGE_ID", "MESSAGE_ID", "v"),
+        ("MESSAGE_ID", "F_MESSAGE_ID", "v"),
         ("object.systemd.unit", "F_OBJECT_SYSTEMD_UNIT", "v"),
         ("COREDUMP_UNIT", "F_COREDUMP_UNIT", "v"),
         ("unit", "F_UNIT", "v"),

@@ -229,3 +229,13 @@ def test_no_record_is_refused(timestamp, severity, texts, body, attributes) -> N
     for key, value in attributes.items():
         if not key.startswith(("code.", "thread.")):
             assert any(value is other for other in kept), key
+
+
+@pytest.mark.parametrize("level", [54, 60, 70, 75, 1000])
+def test_level_above_the_scale_is_exact(level) -> None:
+    """A level that no severity number says comes back with its number."""
+    made = to_log_record(
+        carried(logging.LogRecord("shop", level, "a.py", 1, "hi", (), None))
+    )
+    assert made.levelno == level
+    assert "femtomp.level" not in made.__dict__

@@ -74,6 +74,26 @@ def test_every_field_arrives(journald, driver) -> None:
     assert {name: entry.get(name) for name in expected} == expected
 
 
+def test_journalctl_shows_the_stack_trace(journald, driver) -> None:
+    """What was raised is in the lines that plain `journalctl` shows."""
+    trace = "Traceback (most recent call last):\n  File 'a.py'\nKeyError: 1"
+    record = make(
+        body="cannot sell",
+        attributes={
+            "exception.stacktrace": trace,
+            "MESSAGE_ID": "0af76519-16cd-43dd-8448-eb211c80319c",
+            "femtomp.level": 60,
+        },
+    )
+    assert driver.write([record]) == Delivered()
+    entry = read(journald, record)
+    assert entry["MESSAGE"] == f"cannot sell\n{trace}"
+    assert entry["EXCEPTION_STACKTRACE"] == trace
+    assert entry["PRIORITY"] == "1"
+    (found,) = journald.entries("MESSAGE_ID=0af7651916cd43dd8448eb211c80319c")
+    assert found["LOG_RECORD_UID"] == record.uid
+
+
 @pytest.mark.parametrize(
     "text",
     [

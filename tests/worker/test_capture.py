@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import copy
 import enum
+import json
 import logging
 import os
 import subprocess
@@ -21,7 +23,14 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import femtomp
 from femtomp.codec import text, wire
-from femtomp.record import MAX_ATTRIBUTES, MAX_PAYLOAD_BYTES, Record, Resource, Scope
+from femtomp.record import (
+    MAX_ATTRIBUTES,
+    MAX_PAYLOAD_BYTES,
+    Limits,
+    Record,
+    Resource,
+    Scope,
+)
 from femtomp.worker import context
 from femtomp.worker.capture import from_log_record, from_record
 from tests.worker.test_plain import HOSTILE, Raises, Str, assert_plain
@@ -131,6 +140,56 @@ def test_body_is_get_message(msg, args) -> None:
     assert found.body == record.getMessage()
     assert type(found.body) is str
     assert "femtomp.format_error" not in found.attributes
+
+
+@pytest.mark.parametrize(
+    ("msg", "body"),
+    [
+        ({"order": 7, "of": (1, {"a": b"b"})}, {"order": 7, "of": [1, {"a": b"b"}]}),
+        ({}, {}),
+        ({1: None}, {"1": None}),
+        (collections.OrderedDict(a=1), {"a": 1}),
+        (collections.defaultdict(int, a=1), {"a": 1}),
+    ],
+)
+def test_dict_without_arguments_is_the_body_itself(msg, body) -> None:
+    """A dict that was logged alone is the body, in plain types, and no template."""
+    for found in (captured(make(msg)), captured(make(msg, extra=[1]))):
+        assert found.body == body
+        assert type(found.body) is dict
+        assert "femtomp.template" not in found.attributes
+    line = json.loads(text.json_line(captured(make({"a": [1]}))))
+    assert line["body"] == {"a": [1]}
+
+
+class SaysIt(dict):
+    def __str__(self) -> str:
+        return "in its own words"
+
+
+class Said(logging.LogRecord):
+    def getMessage(self) -> str:
+        return "in its own words"
+
+
+def test_dict_with_arguments_or_words_of_its_own_is_a_text() -> None:
+    """Arguments, a class's own text and a record's own message make a text of it."""
+    assert captured(make({"a": "%s"}, ("b",))).body == "{'a': 'b'}"
+    assert captured(make(SaysIt(a=1))).body == "in its own words"
+    own = Said("shop", 20, "/app.py", 7, {"a": 1}, (), None)
+    assert captured(own).body == "in its own words"
+
+
+def test_limits_hold_for_a_body_that_is_a_dict() -> None:
+    """Depth and length are those of attributes and bodies; what was cut is said."""
+    limits = Limits(body_length=3, attribute_depth=2, harmless_bytes=3)
+    payload = from_log_record(make({"a": {"b": {"c": 1}}, "d": "abcdef"}), PID, limits)
+    found = load(payload)
+    assert found.body["d"] == "abc"
+    assert found.body["a"]["b"].startswith("<di")
+    assert found.attributes["femtomp.truncated"] == {"body": 6}
+    huge = captured(make({"a": "x" * (MAX_PAYLOAD_BYTES + 1)}))
+    assert "femtomp: truncated" in huge.body["a"]
 
 
 FORMAT_ERRORS = [
