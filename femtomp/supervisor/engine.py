@@ -128,7 +128,9 @@ class Engine:
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
         admissions = {str(sink.name): Admission(sink) for sink in self._config.sinks}
-        self._losses = Losses(self._spool, dict(self._config.resource), admissions)
+        self._losses = Losses(
+            self._spool, dict(self._config.resource), admissions, self._news
+        )
         return [
             make(
                 str(sink.name),

@@ -15,13 +15,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.lanes.resource import worker_resource
-from femtomp.record import Identity, Record
+from femtomp.record import Identity, Record, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SINK_DOWN: Final = "femtomp.sink.down"
 SINK_RECOVERED: Final = "femtomp.sink.recovered"
+SINK_LOST: Final = "femtomp.sink.lost"
+SINK_TRIED: Final = "femtomp.sink.tried"
 WORKER_DIED: Final = "femtomp.worker.died"
 # Of one that was down for long, and missed them all: the newest.
 MAX_WAITING: Final = 256
@@ -29,6 +31,7 @@ MAX_WAITING: Final = 256
 INTERVAL_S: Final = 10.0
 _INFO: Final = (9, "INFO")
 _WARNING: Final = (13, "WARNING")
+_ERROR: Final = (17, "ERROR")
 
 
 class News:
@@ -51,7 +54,7 @@ class News:
         who = Identity(
             os.getppid(), 0, 0, 0, "", "femtomp", "supervisor", os.uname().nodename, ""
         )
-        self._resource: Final = worker_resource(who, base, self._epoch)
+        self.resource: Final = worker_resource(who, base, self._epoch)
 
     def of(self, sink: str, severity: int) -> list[Record]:
         """Return what is to be told to a sink now, of its level; for each batch."""
@@ -84,7 +87,7 @@ class News:
         with self._lock:
             for sink, waiting in self._waiting.items():
                 for fields in reversed(left.get(sink, ())):
-                    record = Record(*fields)._replace(resource=self._resource)
+                    record = Record(*fields)._replace(resource=self.resource)
                     waiting.appendleft(record)
 
     def worker_died(self, identity: Identity, cause: str) -> None:
@@ -118,12 +121,33 @@ class News:
             {"femtomp.sink": sink, "femtomp.sink.down_s": round(down_s, 3)},
         )
 
+    def sink_lost(self, sink: str, lost: Mapping[str, int], cause: str) -> None:
+        """Tell the others what a sink lost since they were told last, by reason.
+
+        The sink itself is told of its losses in `femtomp.records.lost`.
+        """
+        counts = ", ".join(f"{count} {reason}" for reason, count in lost.items())
+        because = f" ({cause})" if cause and "refused" in lost else ""
+        attributes: dict[str, Any] = {"femtomp.sink": sink}
+        attributes |= {f"femtomp.lost.{reason}": n for reason, n in lost.items()}
+        if because:
+            attributes["femtomp.sink.reason"] = cause
+        self._tell(
+            SINK_LOST,
+            _ERROR,
+            f"sink {sink} lost records: {counts}{because}",
+            attributes,
+            but=sink,
+        )
+
     def _tell(
         self,
         event: str,
         severity: tuple[int, str],
         body: str,
         attributes: dict[str, Any],
+        *,
+        but: str | None = None,
     ) -> None:
         with self._lock:
             self._number += 1
@@ -134,12 +158,28 @@ class News:
                 logger="femtomp",
                 body=body,
                 attributes=attributes,
-                resource=self._resource,
+                resource=self.resource,
                 uid=f"{self._epoch}-news-{self._number}",
                 event_name=event,
             )
-            for waiting in self._waiting.values():
-                waiting.append(record)
+            for sink, waiting in self._waiting.items():
+                if sink != but:
+                    waiting.append(record)
+
+
+def tried(sink: str, problem: str, resource: Resource) -> Record:
+    """Return the record by which a sink is tried that failed on all others."""
+    return Record(
+        timestamp=time.time_ns(),
+        severity_number=_WARNING[0],
+        severity_text=_WARNING[1],
+        logger="femtomp",
+        body=f"sink {sink} is tried with this record, it failed on another: {problem}",
+        attributes={"femtomp.sink": sink, "femtomp.sink.reason": problem},
+        resource=resource,
+        uid=f"{os.urandom(12).hex()}-tried-0",
+        event_name=SINK_TRIED,
+    )
 
 
 class Outage:

@@ -58,8 +58,11 @@ def counters(pool: Pool) -> Counters:
     return total
 
 
+EVENTS = ("femtomp.worker.started", "femtomp.sink.tried")
+
+
 def bodies(sink) -> list:
-    return [r.body for r in sink.records if r.event_name != "femtomp.worker.started"]
+    return [r.body for r in sink.records if r.event_name not in EVENTS]
 
 
 class Opened(CollectingSink):
