@@ -58,6 +58,7 @@ from femtomp.supervisor.notes import note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.redacting import redact_by
+from femtomp.supervisor.reminders import Reminders
 from femtomp.supervisor.reporter import Reporter, start_reporters
 from femtomp.supervisor.stats import read_stats
 
@@ -119,6 +120,7 @@ class Engine:
         self._pumps: list[Pump] = []
         self._reporters: list[Reporter] = []
         self._losses: Losses | None = None
+        self._reminders = Reminders()
         names = [str(sink.name) for sink in self._config.sinks]
         self._news = News(names, base)
         self._deaths = Deaths(self._news)
@@ -303,6 +305,7 @@ class Engine:
             self._losses.look(self._poller.members, at_last=at_last)
         except OSError as exc:
             note("losses", f"losses cannot be looked for now: {exc}")
+        self._reminders.look(self._pumps, self._losses, self._poller.members)
 
     def _is_alone(self) -> bool:
         """Tell whether no member is left: no pipe end open, no lane's owner alive."""

@@ -190,6 +190,11 @@ class Losses:
         """Tell whether there was anything new at the last look; for each batch."""
         return self._due[sink]
 
+    def of_sink(self, sink: str) -> Mapping[str, int] | None:
+        """Return what a sink lost by itself, by reason; None before the first look."""
+        counts = self._now.get(sink)
+        return None if counts is None else dict(zip(_OF_SINK, counts, strict=False))
+
     def _is_news(self, sink: str) -> bool:
         said = self._file.said[sink]
         now = self._now.get(sink, _NOTHING)

@@ -198,6 +198,11 @@ class Outage:
         self._since: float | None = None
         self._told_at = -INTERVAL_S
         self._is_told = False
+        self._said_at = 0.0
+        self.reason = ""
+        """Why the destination takes nothing, in its last words."""
+        self.since_s = 0.0
+        """Since when, in seconds since the epoch."""
 
     @property
     def is_on(self) -> bool:
@@ -206,13 +211,23 @@ class Outage:
 
     def begin(self, reason: str, now: float) -> bool:
         """Note that nothing was taken; True if that is new."""
+        self.reason = reason
         if self._since is not None:
             return False
+        self.since_s = time.time()
+        self._said_at = now
         self._since = now
         self._is_told = now - self._told_at >= INTERVAL_S
         if self._is_told and self._news is not None:
             self._told_at = now
             self._news.sink_down(self._sink, reason)
+        return True
+
+    def is_due(self, now: float, interval_s: float) -> bool:
+        """Tell whether it is to be said again, so long after it was said last."""
+        if self._since is None or now - self._said_at < interval_s:
+            return False
+        self._said_at = now
         return True
 
     def end(self, now: float) -> float | None:

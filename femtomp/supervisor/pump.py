@@ -124,7 +124,7 @@ class Pump(threading.Thread):
         # Ends one wait for a destination before its time.
         self._try_now = threading.Event()
         self._news = news
-        self._outage = Outage(name, news)
+        self.outage: Final = Outage(name, news)
         self.flow: Final = Flow()
         self.failure: Exception | None = None
         # How often `reopen` was asked for, and how many of these are done with.
@@ -184,7 +184,7 @@ class Pump(threading.Thread):
     @property
     def is_stalled(self) -> bool:
         """Whether the destination took nothing when it was last asked."""
-        return self._outage.is_on
+        return self.outage.is_on
 
     def finish(self) -> None:
         """End after the batch in hand."""
@@ -377,7 +377,7 @@ class Pump(threading.Thread):
     def _took(self) -> None:
         """Say that the destination is back, if it was down."""
         self._idle_since = None
-        down_s = self._outage.end(time.monotonic())
+        down_s = self.outage.end(time.monotonic())
         if down_s is not None:
             text = f"{self.sink} takes records again, after {down_s:.1f} s"
             note(f"{self.sink}:recovered", text)
@@ -391,7 +391,7 @@ class Pump(threading.Thread):
             now - self._idle_since >= SAID_AFTER_S
         )
         reason = outcome.reason or f"it asks for {outcome.delay_s:.1f} s"
-        if is_down and self._outage.begin(reason, now):
+        if is_down and self.outage.begin(reason, now):
             note(
                 f"{self.sink}:retry",
                 f"{self.sink} cannot take records now: {reason}; they are kept and "
