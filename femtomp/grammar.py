@@ -5,6 +5,7 @@ its own::
 
     console | console:FORMAT | file:PATH
     | journald | journald:SOCKET | otlp | otlp:ENDPOINT
+    | package.callable
 
 `FEMTOMP_SINKS` holds several, separated by commas.
 """
@@ -24,12 +25,13 @@ from femtomp.config import (
     SINK_TYPES,
     ConsoleSink,
     FileSink,
+    HandlerSink,
     JournaldSink,
     OTLPSink,
     SinkOptions,
 )
 from femtomp.errors import ConfigError
-from femtomp.formats import checked_format
+from femtomp.formats import checked_format, is_path
 from femtomp.journald_options import JOURNALD_SOCKET
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def parse_sink(text: str) -> SinkOptions:
 
     Returns
     -------
-    ConsoleSink, FileSink, JournaldSink or OTLPSink
+    ConsoleSink, FileSink, JournaldSink, OTLPSink or HandlerSink
 
     Raises
     ------
@@ -60,6 +62,8 @@ def parse_sink(text: str) -> SinkOptions:
     --------
     >>> parse_sink("console:json").format
     'json'
+    >>> parse_sink("logging.handlers.SysLogHandler")
+    HandlerSink('logging.handlers.SysLogHandler', args={})
     """
     kind, _, argument = text.strip().partition(":")
     if kind == "console":
@@ -70,7 +74,12 @@ def parse_sink(text: str) -> SinkOptions:
         return JournaldSink(argument or JOURNALD_SOCKET)
     if kind == "otlp":
         return OTLPSink(argument or None)
-    known = "console, console:FORMAT, file:PATH, journald or otlp"
+    if is_path(text.strip()):
+        return HandlerSink(text.strip())
+    known = (
+        "console, console:FORMAT, file:PATH, journald, otlp, or the import path of "
+        "what makes a handler or a sink, package.callable"
+    )
     msg = f"unknown sink {shown(text)!r}: use {known}"
     raise ConfigError(msg)
 

@@ -48,6 +48,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     # The sink call: its fault must not end the others.
     ("femtomp.supervisor.pump", "Pump.run"): "building a driver: told to start_server",
     ("femtomp.supervisor.pump", "Pump._write"): "a driver's fault, found and counted",
+    ("femtomp.supervisor.pump", "Pump._reopen_if_asked"): "a driver's own code",
+    ("femtomp.supervisor.pump", "Pump._close"): "a driver's own code",
+    ("femtomp.sinks.answers", "problem_of"): "__str__ of an exception",
     ("femtomp.supervisor.guardian", "become"): "the last frame, written to stderr",
     (
         "femtomp.supervisor.guardian",

@@ -230,7 +230,13 @@ class _Mutates(CollectingSink):
     [
         _Raises,
         _Mutates,
-        lambda: FailingSink([None]),  # type: ignore[list-item]
+        lambda: FailingSink([True]),
+        lambda: FailingSink([1]),
+        lambda: FailingSink([Delivered]),
+        lambda: FailingSink([Delivered(3)]),  # type: ignore[arg-type]
+        lambda: FailingSink([Refused(None)]),  # type: ignore[arg-type]
+        lambda: FailingSink([RetryAfter(float("nan"))]),
+        lambda: FailingSink([RetryAfter("1")]),  # type: ignore[arg-type]
         lambda: FailingSink([RetryAfter(0, "", 2)]),
         lambda: FailingSink([RetryAfter(0, "", -1)]),
         lambda: FailingSink([RetryAfter(-1, "")]),

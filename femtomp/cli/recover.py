@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from femtomp.config import ConsoleSink
+from femtomp.config import ConsoleSink, HandlerSink
 from femtomp.errors import SpoolError
 from femtomp.grammar import resolve_sinks
 from femtomp.lanes.segment import FORMAT_VERSION
@@ -62,7 +62,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--sink", action="append", dest="sinks", metavar="SINK", required=True,
-        help="console, console:FORMAT, file:PATH, journald or otlp; may be repeated",
+        help="console, console:FORMAT, file:PATH, journald, otlp, or the import path "
+        "of a handler or sink, package.callable (looked for in the current directory, "
+        "too); may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--remove",
@@ -95,6 +97,9 @@ def run(args: argparse.Namespace) -> int:
 
     sinks = resolve_sinks(args.sinks, os.environ)
     directory = args.directory.absolute()
+    if any(isinstance(sink, HandlerSink) for sink in sinks):
+        # Last, and only then: nothing that lies about there is loaded by accident.
+        sys.path.append(str(Path.cwd()))
     take_over_logging()
     _raise_descriptor_limit()
     signals = _Signals()

@@ -66,7 +66,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         dest="sinks",
         metavar="SINK",
-        help="console, console:FORMAT, file:PATH, journald or otlp; may be repeated "
+        help="console, console:FORMAT, file:PATH, journald, otlp, or the import path "
+        "of a handler or sink, package.callable; may be repeated "
         "(default: what FEMTOMP_SINKS says, else the console)",
     )
     parser.add_argument(

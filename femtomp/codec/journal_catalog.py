@@ -96,6 +96,25 @@ The destination @FEMTOMP_SINK@ takes no records any more, and cannot come back:
 What comes for it is counted as refused. Other destinations are not affected; the
 next start of the program has a new one.""",
     ),
+    "femtomp.sink.lost": _Entry(
+        "5822029dc094421d9234eee022f985ac",
+        "The log destination @FEMTOMP_SINK@ lost records",
+        """\
+The fields FEMTOMP_LOST_* say how many records that destination will never have,
+and why: see the entries "Records were lost", which tell each destination of its
+own. Other destinations are not affected.""",
+    ),
+    "femtomp.sink.tried": _Entry(
+        "baf4b3fd6a074d3f8f2608b3f715cc82",
+        "The log destination @FEMTOMP_SINK@ is tried",
+        """\
+The destination @FEMTOMP_SINK@ failed on a record:
+
+    @FEMTOMP_SINK_REASON@
+
+This entry was sent to it to find out whether it takes any: if it does, that
+record is refused.""",
+    ),
 }
 
 MESSAGE_IDS: Final = {name: entry.message_id for name, entry in _ENTRIES.items()}

@@ -5,6 +5,8 @@ Values only; `reader` makes them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -67,9 +69,24 @@ class Found(NamedTuple):
 
     def first(self) -> Found:
         """Return the first frame alone."""
-        first = self.frames[0]
+        return self._first(1)
+
+    def size(self) -> int:
+        """Return how many bytes the frames are, headers included."""
+        return self.frames[-1].next - self.frames[0].start if self.frames else 0
+
+    def within(self, size: int) -> Found | None:
+        """Return the first frames that are no more bytes than this; None if none is."""
+        if self.size() <= size:
+            return self
+        end = self.frames[0].start + size
+        count = bisect_right(self.frames, end, key=attrgetter("next"))
+        return self._first(count) if count else None
+
+    def _first(self, count: int) -> Found:
+        last = self.frames[count - 1]
         return self._replace(
-            frames=[first],
-            after=self.offset + first.next,
-            sequence=first.sequence + 1,
+            frames=self.frames[:count],
+            after=self.offset + last.next,
+            sequence=last.sequence + 1,
         )

@@ -219,11 +219,19 @@ class Lane(Owner):
 
         None: nothing whole is there yet.
         """
-        return self._read(position.segment, position.offset, position.sequence)
+        return self._loaded(self.find_next(position))
+
+    def find_next(self, position: Position) -> Found | None:
+        """Find what `read` loads."""
+        return self.find(position.segment, position.offset, position.sequence)
 
     def read_side(self, position: Position) -> Chunk | None:
         """Load the next frames of the side file; None: nothing whole is there yet."""
-        return self._read(SIDE, position.side) if self.has_side else None
+        return self._loaded(self.find_side(position))
+
+    def find_side(self, position: Position) -> Found | None:
+        """Find what `read_side` loads."""
+        return self.find(SIDE, position.side) if self.has_side else None
 
     def _is_closed(self, number: int) -> bool:
         return self.ended or (number != SIDE and number < self.end.segment)
@@ -263,8 +271,7 @@ class Lane(Owner):
             side = found.after
         return total
 
-    def _read(self, number: int, offset: int, sequence: int = 0) -> Chunk | None:
-        found = self.find(number, offset, sequence)
+    def _loaded(self, found: Found | None) -> Chunk | None:
         return None if found is None else self.load(found)
 
     def load(self, found: Found) -> Chunk:

@@ -1,9 +1,9 @@
 """Drivers: what the supervisor does with a batch of records, one module a destination.
 
-In: a batch of `Record`, ordered. Out: an outcome, never an exception for what can go
-wrong with a destination. A driver is built, used and closed by one thread of the
-engine; it may block that thread for as long as its own timeouts say, never longer. It
-knows nothing of lanes, cursors or other sinks.
+In: a batch of `Record`, ordered. Out: an outcome; an exception has its cause found by
+further calls (`supervisor.blame`), which an outcome spares. A driver is built, used and
+closed by one thread of the engine; it may block that thread for as long as its own
+timeouts say, never longer. It knows nothing of lanes, cursors or other sinks.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ class Delivered(NamedTuple):
 class RetryAfter(NamedTuple):
     """The destination cannot take more now; try again after `delay_s` seconds.
 
+    `reason` is said on stderr and to the other sinks.
+
     The first `accepted` records of the batch are done with (delivered, or counted in
     `refused`); the others will come again, in the same order.
     """
 
     delay_s: float
-    reason: str
+    reason: str = ""
     accepted: int = 0
     refused: Mapping[str, int] = {}
 
@@ -45,15 +47,43 @@ class Refused(NamedTuple):
     reason: str
 
 
-Outcome: TypeAlias = "Delivered | RetryAfter | Refused"
+class Stumbled(NamedTuple):
+    """One record failed: that behind the first `accepted`, which are done with.
+
+    For drivers that hand over record by record and so know which; whether the record
+    or the destination is to blame, the pump finds out. `was_taken` says whether any of
+    the accepted was delivered, and not merely left out.
+    """
+
+    problem: str
+    accepted: int
+    refused: Mapping[str, int] = {}
+    was_taken: bool = True
+
+
+class Unseen(Delivered):
+    """Done with, though the destination had nothing of it: says nothing of its state.
+
+    A `logging.Handler` leaves out what is below its own level.
+    """
+
+    __slots__ = ()
+
+
+Outcome: TypeAlias = "Delivered | RetryAfter | Refused | Stumbled"
 
 
 @runtime_checkable
 class Driver(Protocol):
     """One destination. See `femtomp.testing.check_sink` for the duties, executable."""
 
-    def write(self, batch: Sequence[Record]) -> Outcome:
-        """Hand over a batch of at least one record, in order."""
+    def write(self, batch: Sequence[Record]) -> Outcome | None:
+        """Hand over a batch of at least one record, in order.
+
+        None is as good as `Delivered()`. Any answer that is no outcome, and any
+        exception that no single record is to blame for, means that the destination is
+        down: the records are kept and come again.
+        """
 
     def close(self) -> None:
         """Release what the driver holds; called once, by the same thread."""

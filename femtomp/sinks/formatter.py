@@ -17,6 +17,7 @@ from femtomp.codec.logrecord import to_log_record
 from femtomp.codec.text import text_line
 from femtomp.errors import ConfigError
 from femtomp.formats import PackedFormatter
+from femtomp.sinks.answers import problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +54,10 @@ def formatter_encoder(given: Format) -> Callable[[Record], bytes]:
     )
     try:
         formatter = _loaded(given)
-    except Exception as exc:
+    except BaseException as exc:
         msg = (
             f"format={name}: cannot be loaded in the supervisor: "
-            f"{type(exc).__name__}: {exc}; it must be in a module that can be imported "
+            f"{problem_of(exc)}; it must be in a module that can be imported "
             "there, not in the program's own script"
         )
         raise ConfigError(msg) from exc
@@ -79,8 +80,8 @@ class _Encoder:
             if isinstance(text, str):
                 return text.encode("utf-8", "backslashreplace") + b"\n"
             problem = f"it returned a {type(text).__name__}"
-        except Exception as exc:
-            problem = f"{type(exc).__name__}: {exc!s:.200}"
+        except BaseException as exc:  # SystemExit as well: the record stays
+            problem = problem_of(exc)
         mark = {"femtomp.formatter_error": f"{self._name}: {problem}"}
         marked = record._replace(attributes={**record.attributes, **mark})
         return text_line(marked, colour=False)

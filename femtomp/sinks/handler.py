@@ -3,24 +3,23 @@
 In: the path of a callable and its arguments. Out: each record of a batch handed to the
 handler as the LogRecord that its process had made (`codec.logrecord`), then a `flush`.
 The handler is the user's code, in this sink's thread of the engine: what it raises, and
-what `logging` would have printed and forgotten (`handleError`), becomes an outcome.
-
-A failed connection is temporary: the records wait and come again, from the one that
-failed on. Anything else is refused for that record alone. What never fails aloud (UDP,
-a queue of the handler's own) counts as delivered when `emit` has returned.
+what `logging` would have printed and forgotten (`handleError`), becomes an outcome that
+says which record failed. Whether that one or the destination is to blame, no class of
+exception tells: the pump finds out. What never fails aloud (UDP, a queue of the
+handler's own) counts as delivered when `emit` has returned.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from femtomp.codec.logrecord import to_log_record
 from femtomp.errors import ConfigError
-from femtomp.sinks import Delivered, Driver, RetryAfter
+from femtomp.sinks import Delivered, Driver, Stumbled, Unseen
+from femtomp.sinks.answers import problem_of
 from femtomp.sinks.secrets import hide
 
 if TYPE_CHECKING:
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from femtomp.config import HandlerSink
     from femtomp.record import Record
     from femtomp.sinks import Outcome
-
-# A mail or syslog server that restarts is back within some of these.
-RETRY_DELAY_S: Final = 1.0
-# An OSError that no later attempt with the same record can do without.
-_OF_THE_RECORD: Final = (errno.EMSGSIZE, errno.EINVAL)
 
 
 def open_driver(options: HandlerSink) -> Driver:
@@ -48,10 +42,10 @@ def open_driver(options: HandlerSink) -> Driver:
     module, _, name = options.factory.rpartition(".")
     try:
         made = getattr(import_module(module), name)(**options.args)
-    except Exception as exc:
+    except BaseException as exc:
         msg = (
             f"HandlerSink: {options.factory} cannot be made in the supervisor: "
-            f"{type(exc).__name__}: {exc}; it must be in a module that can be imported "
+            f"{problem_of(exc)}; it must be in a module that can be imported "
             "there, not in the program's own script"
         )
         raise ConfigError(msg) from exc
@@ -79,6 +73,7 @@ class _Handler:
     def __init__(self, handler: logging.Handler) -> None:
         self._handler = handler
         self._failure: BaseException | None = None
+        self._was_handed = False
         # It is asked for inside `except`, and would print a stack trace to stderr.
         handler.handleError = self._note_failure  # type: ignore[method-assign]
 
@@ -86,18 +81,15 @@ class _Handler:
         self._failure = sys.exception()
 
     def write(self, batch: Sequence[Record]) -> Outcome:
-        """Hand over each record; those that it cannot take are refused."""
-        refused: dict[str, int] = {}
+        """Hand over each record, up to one that fails."""
+        self._was_handed = False
         for number, record in enumerate(batch):
             failure = self._failure_of(record)
-            if failure is None:
-                continue
-            reason = f"{type(failure).__name__}: {failure}"
-            if _is_temporary(failure):
-                return RetryAfter(RETRY_DELAY_S, reason, number, refused)
-            refused[reason] = refused.get(reason, 0) + 1
+            if failure is not None:
+                problem = problem_of(failure)
+                return Stumbled(problem, number, was_taken=self._was_handed)
         self._handler.flush()
-        return Delivered(refused)
+        return Delivered() if self._was_handed else Unseen()
 
     def _failure_of(self, record: Record) -> BaseException | None:
         self._failure = None
@@ -106,15 +98,12 @@ class _Handler:
         if made.levelno < self._handler.level:
             return None
         try:
-            self._handler.handle(made)
-        except Exception as exc:
+            passed = self._handler.handle(made)
+        except BaseException as exc:  # SystemExit as well: it is this record's alone
             return exc
+        self._was_handed |= bool(passed) and self._failure is None
         return self._failure
 
     def close(self) -> None:
         """Close the handler, which may deliver what it kept back."""
         self._handler.close()
-
-
-def _is_temporary(failure: BaseException) -> bool:
-    return isinstance(failure, OSError) and failure.errno not in _OF_THE_RECORD

@@ -59,7 +59,7 @@ class Stream:
         self._lines = stream_driver(descriptor, self._format)
         return self._lines
 
-    def write(self, batch: Sequence[Record]) -> Outcome:
+    def write(self, batch: Sequence[Record]) -> Outcome | None:
         """Hand over a batch, as much of it as the reader takes."""
         try:
             outcome = self._opened().write(batch)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from femtomp.errors import ConfigError
 from femtomp.limits import OFF
 from femtomp.record import SEVERITY_MAX, severity_number
+from femtomp.sinks.answers import problem_of
 from femtomp.supervisor.batch import DELIVER, FILTER
 from femtomp.supervisor.notes import note
 
@@ -82,8 +83,8 @@ class Admission:
         module, _, function = self._path.rpartition(".")
         try:
             self._wants = getattr(import_module(module), function)
-        except Exception as exc:
-            problem = f"{type(exc).__name__}: {exc}"
+        except BaseException as exc:
+            problem = problem_of(exc)
             msg = f"filter {self._path!r} of {self._name} cannot be loaded: {problem}"
             raise ConfigError(msg) from exc
         if not callable(self._wants):
@@ -115,11 +116,11 @@ class Admission:
             return True
         try:
             return bool(self._wants(record))
-        except Exception as exc:
+        except BaseException as exc:  # SystemExit as well: it is a filter's like any
             note(
                 f"{self._name}:filter",
                 f"filter {self._path!r} of {self._name} failed, the record is kept: "
-                f"{type(exc).__name__}: {exc}",
+                f"{problem_of(exc)}",
             )
             return True
 

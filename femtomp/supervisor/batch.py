@@ -14,15 +14,51 @@ from femtomp.errors import CodecError
 from femtomp.lanes.cursor import Counters, Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from femtomp.lanes.chunk import Chunk
+    from femtomp.lanes.chunk import Chunk, Found
     from femtomp.record import Record, Resource
 
 DELIVER: Final = 0
 FILTER: Final = 1
 CORRUPT: Final = 2
 OWN: Final = -1  # the source of a record that femtomp itself adds: of no lane
+
+
+class Room:
+    """What still fits into a batch that is being collected.
+
+    Parameters
+    ----------
+    records : int
+        No more lanes are asked when there are so many; the last one's are all taken.
+    size : int
+        Bytes of payload, before they are decoded. A record that is larger goes alone.
+    """
+
+    def __init__(self, records: int, size: int) -> None:
+        self._records = records
+        self._size = size
+        self._is_empty = True
+
+    @property
+    def is_left(self) -> bool:
+        """Whether another lane is to be asked."""
+        return self._records > 0 and self._size > 0
+
+    def cut(self, found: Found) -> Found | None:
+        """Take what fits of the frames that were found; None if not even one does."""
+        taken = found.within(self._size)
+        if taken is None and self._is_empty:
+            taken = found.first()
+        if taken is None:
+            self._size = 0  # the lane comes first in one of the next batches
+            return None
+        self._is_empty &= not taken.frames
+        self._records -= len(taken.frames)
+        # What did not fit ends the batch: the order of the lane's files stays.
+        self._size = self._size - taken.size() if taken.after == found.after else 0
+        return taken
 
 
 class Stream(NamedTuple):
@@ -96,6 +132,37 @@ def merge(streams: list[Stream], own: list[Record]) -> Batch:
         own + [merged[i] for i in order],
         [OWN] * len(own) + [sources[i] for i in order],
     )
+
+
+def parts(batch: Batch, size: int) -> list[int]:
+    """Return where to cut a batch's records so that no part has more payload.
+
+    Returns
+    -------
+    list of int
+        The number of records up to the end of each part; a larger record is one alone.
+    """
+    spans = [s.chunk.frames for s in batch.streams if s.chunk.frames]
+    total = sum(frames[-1].next - frames[0].start for frames in spans)
+    if total <= size:
+        return [len(batch.records)]
+    sizes = [_sizes(stream) for stream in batch.streams]
+    ends: list[int] = []
+    held = 0
+    for index, source in enumerate(batch.sources):
+        more = 0 if source == OWN else next(sizes[source])
+        if held and held + more > size:
+            ends.append(index)
+            held = 0
+        held += more
+    return [*ends, len(batch.records)]
+
+
+def _sizes(stream: Stream) -> Iterator[int]:
+    """Yield the payload's size of each record that is to be delivered."""
+    for frame, fate in zip(stream.chunk.frames, stream.fates, strict=True):
+        if fate == DELIVER:
+            yield frame.end - frame.start
 
 
 class Step(NamedTuple):

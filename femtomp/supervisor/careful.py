@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome, RetryAfter
     from femtomp.supervisor.batch import Batch
+    from femtomp.supervisor.blame import Failed
     from femtomp.supervisor.members import Member
 
 
@@ -194,7 +195,7 @@ class CarefulPump(Pump):
         self._lift()
         return is_done
 
-    def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
+    def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome | Failed:
         if self._hand is not None:
             self._say(Stage.WRITING)
         return super()._write(driver, records)

@@ -61,6 +61,7 @@ from femtomp.supervisor.notes import forward, note, take_over_logging
 from femtomp.supervisor.poller import BUSY_S, Poller
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.redacting import redact_by
+from femtomp.supervisor.reminders import Reminders
 from femtomp.supervisor.reporter import Reporter, start_reporters
 from femtomp.supervisor.stats import read_stats
 
@@ -123,6 +124,7 @@ class Engine:
         self._pumps: list[Pump] = []
         self._reporters: list[Reporter] = []
         self._losses: Losses | None = None
+        self._reminders = Reminders()
         names = [str(sink.name) for sink in self._config.sinks]
         self._news = News(names, base)
         self._deaths = Deaths(self._news)
@@ -136,7 +138,9 @@ class Engine:
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
         admissions = {str(sink.name): Admission(sink) for sink in self._config.sinks}
-        self._losses = Losses(self._spool, dict(self._config.resource), admissions)
+        self._losses = Losses(
+            self._spool, dict(self._config.resource), admissions, self._news
+        )
         return [
             make(
                 str(sink.name),
@@ -314,8 +318,8 @@ class Engine:
         self._reopening = None
 
     def _flush_if_asked(self) -> None:
-        """Hurry the pumps that gather records, if somebody waits for these."""
-        if not any(pump.is_gathering for pump in self._pumps):
+        """Hurry the pumps that wait for something, if somebody waits for records."""
+        if not any(pump.is_gathering or pump.is_stalled for pump in self._pumps):
             return
         asked = self._spool.control()[FLUSH]
         if asked != self._flushed:
@@ -349,6 +353,7 @@ class Engine:
             self._losses.look(self._poller.members, at_last=at_last)
         except OSError as exc:
             note("losses", f"losses cannot be looked for now: {exc}")
+        self._reminders.look(self._pumps, self._losses, self._poller.members)
 
     def _is_alone(self) -> bool:
         """Tell whether no member is left: no pipe end open, no lane's owner alive."""

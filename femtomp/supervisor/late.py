@@ -34,7 +34,7 @@ class LateDriver:
         self._build = build
         self._driver: Driver | None = None
 
-    def write(self, batch: Sequence[Record]) -> Outcome:
+    def write(self, batch: Sequence[Record]) -> Outcome | None:
         """Hand over a batch, to a driver that is built now if there is none."""
         if self._driver is None:
             try:

@@ -2,8 +2,10 @@
 
 In: the counters that the files hold anyway. Out: at most one `femtomp.records.lost` and
 one `femtomp.engine.restarted` a sink and interval, and none when there is nothing new.
-They are of no lane and are counted nowhere. Owner: the engine's main thread looks, each
-pump takes what is due to its sink and says when it was delivered.
+What a rate left out is said in a `femtomp.records.lost` of its own: it was asked for,
+and is no error. They are of no lane and are counted nowhere. What one sink lost is news
+for the others (see `news`). Owner: the engine's main thread looks, each pump takes what
+is due to its sink and says when it was delivered.
 
 What was said is kept in `said` (see `slots`): the next engine neither repeats nor
 forgets it. A sink's slot::
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from femtomp.lanes.spool import Spool
     from femtomp.supervisor.admission import Admission
     from femtomp.supervisor.members import Member
+    from femtomp.supervisor.news import News
 
 INTERVAL_S: Final = 10.0
 # Engines that crashed while a report was open, before it waits until it is twice as old
@@ -62,6 +65,7 @@ _OVER_RATE: Final = _COUNTS - 1
 _UNUSED: Final = ("",) * (_OVER_RATE - len(_OF_SINK) - len(_DROPPED))
 _NAMES: Final = (*_OF_SINK, *_DROPPED, *_UNUSED, "over_rate")
 _NOTHING: Final = (0,) * _COUNTS
+_INFO: Final = (9, "INFO")
 _WARNING: Final = (13, "WARNING")
 _ERROR: Final = (17, "ERROR")
 
@@ -107,6 +111,13 @@ class Losses:
         Resource attributes of the server.
     admissions : mapping, optional
         By sink: who knows how many records were over its rate.
+    news : News, optional
+        Told what a sink loses, for all others.
+
+    Attributes
+    ----------
+    causes : dict of str to str
+        Why a sink's destination refused records last, as its pump was told.
     """
 
     def __init__(
@@ -114,6 +125,7 @@ class Losses:
         spool: Spool,
         base: Mapping[str, Any],
         admissions: Mapping[str, Admission] | None = None,
+        news: News | None = None,
     ) -> None:
         self._spool = spool
         control = spool.control()
@@ -128,6 +140,13 @@ class Losses:
         self._admissions = admissions or {}
         self._over_rate = {
             name: max(said.counts[_OVER_RATE], said.next_counts[_OVER_RATE])
+            for name, said in self._file.said.items()
+        }
+        self._news = news
+        self.causes: Final[dict[str, str]] = {}
+        # Up to where the other sinks were told; an engine before this one told as much.
+        self._told = {
+            name: tuple(map(max, said.counts, said.next_counts))[: len(_OF_SINK)]
             for name, said in self._file.said.items()
         }
         if how_it_ended(self._ended) is Ended.CRASHED:
@@ -152,10 +171,29 @@ class Losses:
             self._now[name] = (*self._now[name][:_OVER_RATE], over)
         for name in self._due:
             self._due[name] = self._is_news(name)
+            self._tell_others(name)
+
+    def _tell_others(self, sink: str) -> None:
+        counts = self._now.get(sink, _NOTHING)[: len(_OF_SINK)]
+        lost = {
+            name: after - before
+            for name, before, after in zip(
+                _OF_SINK, self._told[sink], counts, strict=True
+            )
+            if after > before
+        }
+        self._told[sink] = tuple(map(max, counts, self._told[sink]))
+        if lost and self._news is not None:
+            self._news.sink_lost(sink, lost, self.causes.get(sink, ""))
 
     def is_due(self, sink: str) -> bool:
         """Tell whether there was anything new at the last look; for each batch."""
         return self._due[sink]
+
+    def of_sink(self, sink: str) -> Mapping[str, int] | None:
+        """Return what a sink lost by itself, by reason; None before the first look."""
+        counts = self._now.get(sink)
+        return None if counts is None else dict(zip(_OF_SINK, counts, strict=False))
 
     def _is_news(self, sink: str) -> bool:
         said = self._file.said[sink]
@@ -195,7 +233,11 @@ class Losses:
                 next_counts=tuple(map(max, reached, said.counts)),
             )
             self._file.write(sink, said)
-        made = [self._restarted(said), self._lost(sink, said)]
+        made = [
+            self._restarted(said),
+            self._lost(sink, said),
+            self._over_rate_of(sink, said),
+        ]
         records = [r for r in made if r is not None and r.severity_number >= severity]
         if not records:
             self.reached(sink)
@@ -236,13 +278,13 @@ class Losses:
         lost = {
             name: after - before
             for name, before, after in zip(
-                _NAMES, said.counts, said.next_counts, strict=False
+                _NAMES[:_OVER_RATE], said.counts, said.next_counts, strict=False
             )
             if after > before
         }
         if not lost:
             return None
-        totals = zip(_NAMES, said.next_counts, strict=False)
+        totals = zip(_NAMES[:_OVER_RATE], said.next_counts, strict=False)
         what = ", ".join(f"{count} {name}" for name, count in lost.items())
         return Record(
             timestamp=said.time_ns,
@@ -257,6 +299,27 @@ class Losses:
             resource=self._resource,
             # What is lost is not the same in every sink, nor is what is said of it.
             uid=f"{self._epoch}-{sink_key(sink).hex()[:8]}-lost-{said.number}",
+            event_name="femtomp.records.lost",
+        )
+
+    def _over_rate_of(self, sink: str, said: Said) -> Record | None:
+        """Return what is said of records over a rate: that was asked for, no error."""
+        total = said.next_counts[_OVER_RATE]
+        count = total - said.counts[_OVER_RATE]
+        if count <= 0:
+            return None
+        return Record(
+            timestamp=said.time_ns,
+            severity_number=_INFO[0],
+            severity_text=_INFO[1],
+            logger="femtomp",
+            body=f"the rate of {sink} left out records, as asked: {count} over_rate",
+            attributes={
+                "femtomp.lost.over_rate": count,
+                "femtomp.lost_total.over_rate": total,
+            },
+            resource=self._resource,
+            uid=f"{self._epoch}-{sink_key(sink).hex()[:8]}-over-rate-{said.number}",
             event_name="femtomp.records.lost",
         )
 

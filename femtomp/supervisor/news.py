@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.lanes.resource import worker_resource
-from femtomp.record import Identity, Record
+from femtomp.record import Identity, Record, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SINK_DOWN: Final = "femtomp.sink.down"
 SINK_RECOVERED: Final = "femtomp.sink.recovered"
 SINK_ENDED: Final = "femtomp.sink.ended"
+SINK_LOST: Final = "femtomp.sink.lost"
+SINK_TRIED: Final = "femtomp.sink.tried"
 WORKER_DIED: Final = "femtomp.worker.died"
 # Of one that was down for long, and missed them all: the newest.
 MAX_WAITING: Final = 256
@@ -31,6 +33,7 @@ MAX_WAITING: Final = 256
 INTERVAL_S: Final = 10.0
 _INFO: Final = (9, "INFO")
 _WARNING: Final = (13, "WARNING")
+_ERROR: Final = (17, "ERROR")
 
 
 class News:
@@ -53,7 +56,7 @@ class News:
         who = Identity(
             os.getppid(), 0, 0, 0, "", "femtomp", "supervisor", os.uname().nodename, ""
         )
-        self._resource: Final = worker_resource(who, base, self._epoch)
+        self.resource: Final = worker_resource(who, base, self._epoch)
 
     def of(self, sink: str, severity: int) -> list[Record]:
         """Return what is to be told to a sink now, of its level; for each batch."""
@@ -86,7 +89,7 @@ class News:
         with self._lock:
             for sink, waiting in self._waiting.items():
                 for fields in reversed(left.get(sink, ())):
-                    record = Record(*fields)._replace(resource=self._resource)
+                    record = Record(*fields)._replace(resource=self.resource)
                     waiting.appendleft(record)
 
     def worker_died(self, identity: Identity, cause: str) -> None:
@@ -129,12 +132,33 @@ class News:
             {"femtomp.sink": sink, "femtomp.sink.reason": reason},
         )
 
+    def sink_lost(self, sink: str, lost: Mapping[str, int], cause: str) -> None:
+        """Tell the others what a sink lost since they were told last, by reason.
+
+        The sink itself is told of its losses in `femtomp.records.lost`.
+        """
+        counts = ", ".join(f"{count} {reason}" for reason, count in lost.items())
+        because = f" ({cause})" if cause and "refused" in lost else ""
+        attributes: dict[str, Any] = {"femtomp.sink": sink}
+        attributes |= {f"femtomp.lost.{reason}": n for reason, n in lost.items()}
+        if because:
+            attributes["femtomp.sink.reason"] = cause
+        self._tell(
+            SINK_LOST,
+            _ERROR,
+            f"sink {sink} lost records: {counts}{because}",
+            attributes,
+            but=sink,
+        )
+
     def _tell(
         self,
         event: str,
         severity: tuple[int, str],
         body: str,
         attributes: dict[str, Any],
+        *,
+        but: str | None = None,
     ) -> None:
         with self._lock:
             self._number += 1
@@ -145,12 +169,28 @@ class News:
                 logger="femtomp",
                 body=body,
                 attributes=attributes,
-                resource=self._resource,
+                resource=self.resource,
                 uid=f"{self._epoch}-news-{self._number}",
                 event_name=event,
             )
-            for waiting in self._waiting.values():
-                waiting.append(record)
+            for sink, waiting in self._waiting.items():
+                if sink != but:
+                    waiting.append(record)
+
+
+def tried(sink: str, problem: str, resource: Resource) -> Record:
+    """Return the record by which a sink is tried that failed on all others."""
+    return Record(
+        timestamp=time.time_ns(),
+        severity_number=_WARNING[0],
+        severity_text=_WARNING[1],
+        logger="femtomp",
+        body=f"sink {sink} is tried with this record, it failed on another: {problem}",
+        attributes={"femtomp.sink": sink, "femtomp.sink.reason": problem},
+        resource=resource,
+        uid=f"{os.urandom(12).hex()}-tried-0",
+        event_name=SINK_TRIED,
+    )
 
 
 class Outage:
@@ -169,6 +209,11 @@ class Outage:
         self._since: float | None = None
         self._told_at = -INTERVAL_S
         self._is_told = False
+        self._said_at = 0.0
+        self.reason = ""
+        """Why the destination takes nothing, in its last words."""
+        self.since_s = 0.0
+        """Since when, in seconds since the epoch."""
 
     @property
     def is_on(self) -> bool:
@@ -177,14 +222,28 @@ class Outage:
 
     def begin(self, reason: str, now: float) -> bool:
         """Note that nothing was taken; True if that is new."""
+        self.reason = reason
         if self._since is not None:
             return False
+        self.since_s = time.time()
+        self._said_at = now
         self._since = now
         self._is_told = now - self._told_at >= INTERVAL_S
         if self._is_told and self._news is not None:
             self._told_at = now
             self._news.sink_down(self._sink, reason)
         return True
+
+    def is_due(self, now: float, interval_s: float) -> bool:
+        """Tell whether it is to be said again, so long after it was said last."""
+        if self._since is None or now - self._said_at < interval_s:
+            return False
+        self._said_at = now
+        return True
+
+    def forget(self) -> None:
+        """Note that nobody waits for the destination any more."""
+        self._since = None
 
     def end(self, now: float) -> float | None:
         """Note that something was taken; how long nothing was, if that is new."""

@@ -5,8 +5,12 @@ driver, and a committed cursor behind what the driver is done with: read, batch,
 commit. A slow or dead destination stops this pump alone. Order is exact within a lane,
 by time across the lanes of one batch.
 
+A batch is bounded by bytes as well as by records, and is handed to the driver in parts:
+what a pump holds, decoded or encoded, does not grow with the lanes.
+
 What must never happen: a cursor moved over a record that was neither delivered nor
-counted, or a batch that is tried for ever because one record breaks the driver.
+counted, a batch that is tried for ever because one record breaks the driver, or a
+driver that is called without a pause.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from femtomp.errors import ConfigError
 from femtomp.lanes.cursor import Cursor
 from femtomp.lanes.segment import SIDE
+from femtomp.record import Resource
 from femtomp.sinks import (
     Compares,
     Delivered,
@@ -28,9 +34,11 @@ from femtomp.sinks import (
     Reopens,
     RetryAfter,
 )
-from femtomp.supervisor.batch import Done, merge, progress, sort_out
+from femtomp.sinks.answers import AnswerError, outcome_of, problem_of
+from femtomp.supervisor.batch import Done, Room, merge, parts, progress, sort_out
+from femtomp.supervisor.blame import Blame, Down, Failed
 from femtomp.supervisor.flow import Flow
-from femtomp.supervisor.news import Outage
+from femtomp.supervisor.news import Outage, tried
 from femtomp.supervisor.notes import note
 from femtomp.supervisor.redacting import as_they_are
 
@@ -47,6 +55,10 @@ if TYPE_CHECKING:
 
 # Enough to amortise a system call or request; also the most that can come twice.
 MAX_BATCH_RECORDS: Final = 2048
+# Of payload, before it is decoded, in one batch; and in one part of it, which a driver
+# encodes as a whole: a text of it may be six times as long.
+MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+MAX_PART_BYTES: Final = 1024 * 1024
 # Behind one that is as large, a sink that gathers records does not wait for more.
 SMALL_BATCH_RECORDS: Final = 512
 # What waits in the lanes for such a batch: nobody counts records that were not read.
@@ -54,8 +66,15 @@ _SMALL_BATCH_BYTES: Final = 128 * 1024
 # How often a sink that gathers looks at what waits.
 _GATHER_LOOK_S: Final = 0.02
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.
-SAID_DELAY_S: Final = 0.5
 IDLE_S: Final = 0.25
+# A destination that wants to be asked again sooner is not down; unless it has taken
+# nothing for so long.
+SAID_DELAY_S: Final = 0.5
+SAID_AFTER_S: Final = 5.0
+# One that says 0 and takes nothing is asked no more often, and one that says a year is.
+_LEAST_DELAY_S: Final = 0.01
+_MOST_DELAY_S: Final = 24 * 3600.0
+_WARNING: Final = 13
 
 
 class Pump(threading.Thread):
@@ -112,9 +131,10 @@ class Pump(threading.Thread):
         self._is_ending = False
         self.is_gathering = False
         """Whether it waits for a batch to grow."""
-        self._is_told = threading.Event()
+        # Ends one wait for a destination before its time.
+        self._try_now = threading.Event()
         self._news = news
-        self._outage = Outage(name, news)
+        self.outage: Final = Outage(name, news)
         self.flow: Final = Flow()
         self.failure: Exception | None = None
         # How often `reopen` was asked for, and how many of these are done with.
@@ -122,19 +142,24 @@ class Pump(threading.Thread):
         self._can_reopen = False
         # Of a destination that may go away for good: whether it has, was said.
         self._may_end = self._has_ended = False
+        self._idle_since: float | None = None
+        self._driver: Driver | None = None
+        self._blame: Final = Blame(self._attempt, self._event)
 
     def run(self) -> None:
         """Build the driver, then deliver until drained or abandoned."""
         try:
             driver = self._build()
-        except Exception as exc:
-            self.failure = exc
+            self._can_reopen = isinstance(driver, Reopens)
+            self._may_end = isinstance(driver, Ends)
+            interval_s = float(driver.interval_s) if isinstance(driver, Gathers) else 0
+        except BaseException as exc:
+            self.failure = (
+                exc if isinstance(exc, Exception) else ConfigError(problem_of(exc))
+            )
             return
         finally:
             self.built.set()
-        self._can_reopen = isinstance(driver, Reopens)
-        self._may_end = isinstance(driver, Ends)
-        interval_s = driver.interval_s if isinstance(driver, Gathers) else 0.0
         self.may_begin.wait()
         while not self._finished:
             self._reopen_if_asked(driver)
@@ -146,6 +171,7 @@ class Pump(threading.Thread):
                 is_small = len(batch.records) < SMALL_BATCH_RECORDS
                 gathers = interval_s > 0 and is_small and not self._is_cut(batch)
                 self._deliver(driver, batch)
+                del batch  # before the next one is collected
                 if gathers:
                     self._gather(begun + interval_s)
             else:
@@ -155,31 +181,46 @@ class Pump(threading.Thread):
                 self.wake.clear()
         self._say_losses(driver)
         self._tell_news(driver)
-        driver.close()
+        self._close(driver)
+
+    def _close(self, driver: Driver) -> None:
+        try:
+            driver.close()
+        except BaseException as exc:
+            note(f"{self.sink}:close", f"{self.sink} at its end: {problem_of(exc)}")
 
     def hurry(self) -> None:
-        """Wait no more for batches to grow: what is there is all there will be."""
+        """Wait no more for batches to grow: what is there is all there will be.
+
+        A destination that is waited for is tried once more at once.
+        """
         self._is_ending = True
         self._hurried.set()
+        self._try_now.set()
 
     def flush(self) -> None:
-        """Wait no more for batches to grow until all that is there was written."""
+        """Wait no more for batches to grow until all that is there was written.
+
+        A destination that is waited for is tried once more at once.
+        """
         self._hurried.set()
+        self._try_now.set()
 
     def relax(self) -> None:
         """Wait for batches to grow again: more is to come after all."""
+        self._is_ending = False
         self._hurried.clear()
 
     @property
     def is_stalled(self) -> bool:
         """Whether the destination took nothing when it was last asked."""
-        return self._outage.is_on
+        return self.outage.is_on
 
     def finish(self) -> None:
         """End after the batch in hand."""
         self._finished = self._is_ending = True
         self._hurried.set()
-        self._is_told.set()
+        self._try_now.set()
         self.wake.set()
 
     def reopen(self) -> None:
@@ -199,8 +240,9 @@ class Pump(threading.Thread):
         if isinstance(driver, Reopens):
             try:
                 driver.reopen()
-            except OSError as exc:
-                note(f"{self.sink}:reopen", f"{self.sink} is not open: {exc.strerror}")
+            except BaseException as exc:
+                problem = getattr(exc, "strerror", None) or problem_of(exc)
+                note(f"{self.sink}:reopen", f"{self.sink} is not open: {problem}")
         self._reopen_done = asked
 
     # -- from the lanes --------------------------------------------------------------
@@ -241,32 +283,33 @@ class Pump(threading.Thread):
     def _collect(self) -> Batch | None:
         streams: list[Stream] = []
         own: list[Record] = []
-        room = MAX_BATCH_RECORDS
+        room = Room(MAX_BATCH_RECORDS, MAX_BATCH_BYTES)
         members = list(self._members.values())
         self._turn += 1
         for index in range(len(members)):
             # Another lane is first each time: none can starve the others.
             member = members[(index + self._turn) % len(members)]
-            found = self._streams(member)
+            found = self._streams(member, room)
             own += self._announced(member, found)
             streams += found
-            room -= sum(len(stream.fates) for stream in found)
-            if room <= 0:
+            if not room.is_left:
                 break
         return merge(streams, own) if streams else None
 
-    def _streams(self, member: Member) -> list[Stream]:
+    def _streams(self, member: Member, room: Room) -> list[Stream]:
         lane = member.lane
         cursor = member.cursors.cursors[self.sink] or Cursor()
         position = lane.normalised(cursor.position)
         if not lane.has_more(position):
             return []
         base = Cursor(position, cursor.counters)
-        return [
-            self._sorted(member, base, chunk)
-            for chunk in (lane.read(position), lane.read_side(position))
-            if chunk is not None
-        ]
+        streams: list[Stream] = []
+        for find in (lane.find_next, lane.find_side):
+            found = find(position)
+            found = found and room.cut(found)
+            if found is not None:
+                streams.append(self._sorted(member, base, lane.load(found)))
+        return streams
 
     def _sorted(self, member: Member, base: Cursor, chunk: Chunk) -> Stream:
         stream = sort_out(
@@ -301,7 +344,7 @@ class Pump(threading.Thread):
         while self._finished and (
             records := self._losses.records(self.sink, self._severity, at_last=True)
         ):
-            if isinstance(self._write(driver, records), RetryAfter):
+            if not isinstance(self._write(driver, records), (Delivered, Refused)):
                 return
             self._losses.reached(self.sink)
 
@@ -312,87 +355,124 @@ class Pump(threading.Thread):
         if not records:
             return
         if self._finished:  # tried once
-            if not isinstance(self._write(driver, records), RetryAfter):
+            if isinstance(self._write(driver, records), (Delivered, Refused)):
                 self._news.told(self.sink, records)
         elif self._deliver(driver, merge([], records)):
             self._news.told(self.sink, records)
 
     def _deliver(self, driver: Driver, batch: Batch) -> bool:
-        """Write until the driver is done with it; False if told to end before."""
+        """Write until the driver is done with it.
+
+        False if the destination failed, or this is to end: what is left comes again.
+        """
         done = refused = 0
         committed: Done | None = None
+        ends = iter(parts(batch, MAX_PART_BYTES))
+        end = 0
+        comes_again = False
         self.flow.begin(batch.records)
-        while done < len(batch.records) and not self._finished:
+        self._driver = driver
+        self._blame.begin()
+        while done < len(batch.records) and not (comes_again or self._finished):
             self._reopen_if_asked(driver)
-            outcome = self._write(driver, batch.records[done:])
+            while end <= done:
+                end = next(ends)
+            outcome = self._ask(batch.records[done:], end - done)
             counts: Mapping[str, int] = {}
             match outcome:
                 case Delivered(counts):
-                    done = len(batch.records)
+                    done = end
                 case Refused(reason):
-                    counts = {reason: len(batch.records) - done}
-                    done = len(batch.records)
+                    counts = {reason: end - done}
+                    done = end
                 case RetryAfter(_, _, accepted, counts):
                     done += accepted
-            for reason, number in counts.items():
-                refused += number
-                note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
-            if not self._is_over(driver):
-                self._judge(outcome)
+            refused += self._count(counts)
+            if done > (committed or Done()).records and done < len(batch.records):
+                self._commit(batch, Done(done, refused), committed)
+                committed = Done(done, refused)
             if isinstance(outcome, RetryAfter):
-                if outcome.accepted and done < len(batch.records):
-                    self._commit(batch, Done(done, refused), committed)
-                    committed = Done(done, refused)
                 self._wait(outcome)
-                if isinstance(driver, Compares) and driver.wants_more:
-                    break
+                comes_again = isinstance(outcome, Down) or (
+                    isinstance(driver, Compares) and driver.wants_more
+                )
         self._commit(batch, Done(done, refused), committed)
         self.flow.end()
         return done == len(batch.records)
 
-    def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome:
-        """Write, and find the one record that breaks the driver, if one does."""
-        try:
-            return driver.write(self._redact(records))
-        except Exception as exc:
-            problem = f"{type(exc).__name__}: {exc}"
-            note(f"{self.sink}:error", f"{self.sink} failed on a batch: {problem}")
-            if len(records) == 1:
-                return Refused(problem)
-        half = self._write(driver, records[: len(records) // 2])
-        size = len(records) // 2
-        match half:
-            case Delivered(counts):
-                return RetryAfter(0.0, "", size, counts)
-            case Refused(reason):
-                return RetryAfter(0.0, "", size, {reason: size})
-            case RetryAfter():
-                return half
+    def _ask(self, records: Sequence[Record], size: int) -> Outcome:
+        before = self._blame.deliveries
+        outcome = self._blame.ask(records, size)
+        if self._is_over():
+            pass
+        elif self._blame.deliveries > before or isinstance(outcome, Refused):
+            self._took()
+        elif isinstance(outcome, RetryAfter) and not outcome.accepted:
+            self._took_nothing(outcome)
+        return outcome
 
-    def _judge(self, outcome: Outcome) -> None:
-        """Say when the destination goes down and when it is back, once each."""
-        if not isinstance(outcome, RetryAfter) or outcome.accepted:
-            down_s = self._outage.end(time.monotonic())
-            if down_s is not None:
-                text = f"{self.sink} takes records again, after {down_s:.1f} s"
-                note(f"{self.sink}:recovered", text)
-        # A full queue that empties in a moment is not down.
-        elif outcome.delay_s >= SAID_DELAY_S and self._outage.begin(
-            outcome.reason, time.monotonic()
-        ):
+    def _attempt(self, records: Sequence[Record]) -> Outcome | Failed:
+        assert self._driver is not None  # noqa: S101 - for the type checker
+        return self._write(self._driver, records)
+
+    def _write(self, driver: Driver, records: Sequence[Record]) -> Outcome | Failed:
+        """Write once; any fault of a driver's, which may be a user's code, is a value.
+
+        SystemExit ends this process no more than another exception does.
+        """
+        try:
+            return outcome_of(driver.write(self._redact(records)), len(records))
+        except AnswerError as exc:
+            return Failed(str(exc), is_answer=True)
+        except BaseException as exc:
+            return Failed(problem_of(exc))
+
+    def _event(self, problem: str) -> Record | None:
+        """Make the record by which a destination that failed is tried."""
+        if self._severity > _WARNING:
+            return None
+        resource = self._news.resource if self._news else Resource({})
+        return tried(self.sink, problem, resource)
+
+    def _count(self, counts: Mapping[str, int]) -> int:
+        for reason, number in counts.items():
+            note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
+            if self._losses is not None:
+                self._losses.causes[self.sink] = reason
+        return sum(counts.values())
+
+    def _took(self) -> None:
+        """Say that the destination is back, if it was down."""
+        self._idle_since = None
+        down_s = self.outage.end(time.monotonic())
+        if down_s is not None:
+            text = f"{self.sink} takes records again, after {down_s:.1f} s"
+            note(f"{self.sink}:recovered", text)
+
+    def _took_nothing(self, outcome: RetryAfter) -> None:
+        """Say that the destination is down; a queue that empties in a moment is not."""
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+        is_down = outcome.delay_s >= SAID_DELAY_S or (
+            now - self._idle_since >= SAID_AFTER_S
+        )
+        reason = outcome.reason or f"it asks for {outcome.delay_s:.1f} s"
+        if is_down and self.outage.begin(reason, now):
             note(
                 f"{self.sink}:retry",
-                f"{self.sink} cannot take records now: {outcome.reason}; they are "
-                f"kept and tried again in {outcome.delay_s:.1f} s",
+                f"{self.sink} cannot take records now: {reason}; they are kept and "
+                f"tried again in {outcome.delay_s:.1f} s",
             )
 
-    def _is_over(self, driver: Driver) -> bool:
-        """Tell whether the destination has gone for good, and say so once."""
+    def _is_over(self) -> bool:
+        """Return whether the destination has gone for good; say so once."""
+        driver = self._driver
         if not self._may_end or not isinstance(driver, Ends):
             return False
         if driver.gone_for_good and not self._has_ended:
             self._has_ended = True
-            self._outage = Outage(self.sink, None)  # it is not down, and is not awaited
+            self.outage.forget()  # it is not down, and is not awaited
             why = driver.gone_for_good
             text = f"{self.sink} has ended: {why}; its records are refused from now on"
             note(f"{self.sink}:ended", text)
@@ -401,9 +481,13 @@ class Pump(threading.Thread):
         return self._has_ended
 
     def _wait(self, outcome: RetryAfter) -> None:
-        if outcome.delay_s > 0:
+        least = 0.0 if outcome.accepted else _LEAST_DELAY_S
+        delay_s = min(max(outcome.delay_s, least), _MOST_DELAY_S)
+        if delay_s > 0:
             self.flow.retries += 1
-            self._is_told.wait(outcome.delay_s)
+            if self._try_now.wait(delay_s):
+                self._try_now.clear()
+                self._blame.hasten()
 
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
         for epoch, steps in progress(batch, done, before).items():

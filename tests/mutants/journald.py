@@ -81,7 +81,8 @@ JOURNALD: Final = (
     ),
     _one(
         "an outage is not told", "supervisor/news.py",
-        "for waiting in self._waiting.values():", "for waiting in ():",
+        "for sink, waiting in self._waiting.items():\n                if sink != but:",
+        "for sink, waiting in ():\n                if sink != but:",
         "real/test_catalog.py::test_what_happens_is_told_with_ids_that_journalctl_explains",
     ),
 )  # fmt: skip

@@ -224,6 +224,27 @@ def test_every_kind_of_sink_gets_all(tmp_path, path):
     assert not orphan.path.exists()
 
 
+def test_a_sink_of_ones_own_gets_all(tmp_path, path):
+    """An import path names a sink, which is found in the current directory."""
+    (tmp_path / "shop_sink.py").write_text(
+        "class Lines:\n"
+        "    def write(self, batch):\n"
+        "        with open('own.txt', 'a') as file:\n"
+        "            file.writelines(f'{record.uid}\\n' for record in batch)\n"
+        "    def close(self):\n"
+        "        pass\n"
+    )
+    orphan = Orphan(tmp_path, femtomp.FileSink(path), records=20)
+    orphan.kill_worker()
+    done = recover(
+        orphan.path, "--sink", "shop_sink.Lines", "--sink", f"file:{path}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "own.txt").read_text().split()
+    assert len(written) == len(set(written)) == 21  # with the worker's announcement
+    assert not orphan.path.exists()
+
+
 def test_a_worker_that_logs_on_does_not_hold_it(tmp_path, path):
     """What a living worker had logged at the start is delivered, and that is the end."""
     orphan = Orphan(tmp_path, femtomp.FileSink(path), records=None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NoReturn
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from femtomp.sinks import Delivered
 
@@ -72,3 +74,46 @@ def broken() -> NoReturn:
 def nothing() -> object:
     """Make what is no sink."""
     return object()
+
+
+class DatabaseError(Exception):
+    """As client libraries have them: of no class that Python knows."""
+
+
+class Table(Lines):
+    """A destination that is down while a file says so, and takes no "bad" record."""
+
+    def write(self, batch: Sequence[Record]) -> Outcome:
+        """Append the bodies, all or none."""
+        if os.path.exists(f"{self.path}.down"):
+            raise DatabaseError("server closed the connection unexpectedly")
+        if any("bad" in str(record.body) for record in batch):
+            raise DatabaseError("invalid byte sequence")
+        return super().write(batch)
+
+
+class Answers(Lines):
+    """A destination that answers what a file says, until it is gone."""
+
+    def write(self, batch: Sequence[Record]) -> Any:
+        """Append the bodies, unless there is something else to answer."""
+        if not os.path.exists(f"{self.path}.answer"):
+            return super().write(batch)
+        with open(f"{self.path}.calls", "a") as calls:
+            calls.write(".")
+        answer = Path(f"{self.path}.answer").read_text()
+        return eval(answer)
+
+
+def exits(record: Record) -> NoReturn:
+    """End the process, as a filter of a user's may."""
+    raise SystemExit(3)
+
+
+class Exits(logging.Handler):
+    """Ends the process for some records."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Exit, or keep the record in a file."""
+        if "bad" in record.getMessage():
+            raise KeyboardInterrupt

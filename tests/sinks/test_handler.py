@@ -14,8 +14,8 @@ import femtomp
 from femtomp.config import HandlerSink
 from femtomp.errors import ConfigError, StartError
 from femtomp.record import Record, Resource
-from femtomp.sinks import Delivered, RetryAfter
-from femtomp.sinks.handler import RETRY_DELAY_S, _Handler, open_driver
+from femtomp.sinks import Delivered, Stumbled, Unseen
+from femtomp.sinks.handler import _Handler, open_driver
 from tests.processes.harness import Attached, fork, until
 from tests.sinks.handlers import Scripted
 
@@ -42,40 +42,38 @@ def test_handler_gets_what_the_worker_logged() -> None:
 
 
 @pytest.mark.parametrize("aloud", [True, False])
-def test_a_failing_record_is_refused_alone(aloud, capfd) -> None:
-    """What a handler raises, or hides in `handleError`, costs that record alone, with
-    its reason, and nothing is printed.
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (ValueError("no such item"), "ValueError: no such item"),
+        (OSError(errno.EMSGSIZE, "too long"), "OSError: [Errno 90] too long"),
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+    ],
+)
+def test_a_failing_record_is_named(aloud, error, problem, capfd) -> None:
+    """What a handler raises, or hides in `handleError`, is said of that record, whatever
+    its class; those before it are done with, and nothing is printed.
     """
-    handler = Scripted({"b": [ValueError("no such item")]}, aloud=aloud)
-    outcome = _Handler(handler).write([record(b) for b in "abc"])
-    assert outcome == Delivered({"ValueError: no such item": 1})
-    assert [r.getMessage() for r in handler.kept] == ["a", "c"]
+    aloud = aloud or not isinstance(error, Exception)
+    handler = Scripted({"b": [error]}, aloud=aloud)
+    driver = _Handler(handler)
+    batch = [record(b) for b in "abc"]
+    assert driver.write(batch) == Stumbled(problem, 1)
+    assert driver.write(batch[1:]) == Delivered()
+    assert [r.getMessage() for r in handler.kept] == ["a", "b", "c"]
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("aloud", [True, False])
-def test_a_lost_connection_is_tried_again_from_there(aloud) -> None:
-    """A failed connection keeps the records from that one on, and they come again."""
-    script = {"a": [ValueError("bad")], "c": [ConnectionRefusedError(111, "refused")]}
-    handler = Scripted(script, aloud=aloud)
+def test_what_a_handler_leaves_out_says_nothing_of_its_destination() -> None:
+    """Records below the handler's level are done with, and prove nothing."""
+    handler = Scripted({"c": [ValueError("bad")]})
+    handler.setLevel("WARNING")
     driver = _Handler(handler)
-    batch = [record(b) for b in "abcd"]
-    outcome = driver.write(batch)
-    assert isinstance(outcome, RetryAfter)
-    assert (outcome.delay_s, outcome.accepted) == (RETRY_DELAY_S, 2)
-    assert outcome.refused == {"ValueError: bad": 1}
-    assert "refused" in outcome.reason
-    assert driver.write(batch[outcome.accepted :]) == Delivered()
-    assert [r.getMessage() for r in handler.kept] == ["b", "c", "d"]
-
-
-def test_a_record_too_large_for_its_transport_does_not_stop_the_others() -> None:
-    """EMSGSIZE is the record's fault: it is refused, not tried for ever."""
-    handler = Scripted({"b": [OSError(errno.EMSGSIZE, "too long")] * 2})
-    outcome = _Handler(handler).write([record(b) for b in "abc"])
-    assert isinstance(outcome, Delivered)
-    assert sum(outcome.refused.values()) == 1
-    assert [r.getMessage() for r in handler.kept] == ["a", "c"]
+    batch = [record("a", 10), record("b", 20), record("c", 30)]
+    assert isinstance(driver.write(batch[:2]), Unseen)
+    assert driver.write(batch) == Stumbled("ValueError: bad", 2, was_taken=False)
 
 
 def test_the_handlers_own_level_and_filters_hold() -> None:

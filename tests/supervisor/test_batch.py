@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from femtomp.codec.frame import Frame
 from femtomp.errors import CodecError
-from femtomp.lanes.chunk import Chunk
+from femtomp.lanes.chunk import Chunk, Found
 from femtomp.lanes.cursor import Counters, Cursor, Position
 from femtomp.lanes.segment import FRAMES_AT, SIDE
 from femtomp.record import Record, Resource
@@ -18,8 +18,10 @@ from femtomp.supervisor.batch import (
     OWN,
     Batch,
     Done,
+    Room,
     Stream,
     merge,
+    parts,
     progress,
     sort_out,
 )
@@ -256,3 +258,80 @@ def test_merging_keeps_every_record_and_each_lanes_order(batch: Batch) -> None:
             if source == index
         ]
         assert own == stream.records
+
+
+def found_of(*sizes: int, offset: int = FRAMES_AT) -> Found:
+    frames, at = [], 0
+    for number, size in enumerate(sizes):
+        frames.append(Frame(at + 16, at + 16 + size, number, at + 16 + size))
+        at += 16 + size
+    return Found(0, offset, b"", frames, offset + at, len(sizes))
+
+
+def test_room_takes_what_fits() -> None:
+    """Frames are taken until the bytes are used up; what is left is for another batch."""
+    room = Room(100, 1000)
+    first = found_of(300, 300)
+    assert room.cut(first) is first
+    assert room.is_left
+    cut = room.cut(found_of(200, 200, 200))
+    assert cut is not None
+    assert [f.sequence for f in cut.frames] == [0]
+    assert (cut.after, cut.sequence) == (FRAMES_AT + 216, 1)
+    assert not room.is_left
+    assert room.cut(found_of(1)) is None
+
+
+def test_record_larger_than_a_batch_goes_alone() -> None:
+    """It is taken where nothing else is, and then nothing else is."""
+    room = Room(100, 1000)
+    cut = room.cut(found_of(5000, 1))
+    assert cut is not None
+    assert len(cut.frames) == 1
+    assert not room.is_left
+    room = Room(100, 1000)
+    assert room.cut(found_of(10)) is not None
+    assert room.cut(found_of(5000)) is None
+    assert not room.is_left
+
+
+def test_what_is_stepped_over_takes_no_room() -> None:
+    """Damage between frames is passed on, and the next record may still be a large one."""
+    room = Room(100, 1000)
+    nothing = found_of()._replace(corrupt=1)
+    assert room.cut(nothing) is nothing
+    assert room.cut(found_of(5000)) is not None
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 400), max_size=12), min_size=1, max_size=4),
+    st.integers(1, 600),
+)
+def test_parts_hold_every_record_and_no_more_bytes(sizes, most) -> None:
+    """Parts are consecutive and whole; of more than one record none is too large."""
+    streams = []
+    for lane, each in enumerate(sizes):
+        found = found_of(*each)
+        values = [fields(n, 10 if n % 5 == 4 else 20) for n in range(len(each))]
+        chunk = Chunk(0, found.frames, values, found.after, 0, FRAMES_AT, len(each))
+        streams.append(
+            sort_out(
+                f"{lane}", Cursor(), chunk, INFO, RESOURCE, lambda *_: RESOURCE,
+                lambda _: None,
+            )
+        )  # fmt: skip
+    own = [Record(1, 9, "INFO", "femtomp", "", {}, RESOURCE)]
+    batch = merge(streams, own)
+    ends = parts(batch, most)
+    assert ends[-1] == len(batch.records)
+    assert ends == sorted(set(ends))
+    begin = 0
+    for end in ends:
+        held = [
+            sizes[source][int(record.uid.partition("-")[2])]
+            for record, source in zip(batch.records, batch.sources, strict=True)
+            if source != OWN
+        ]
+        part = held[max(0, begin - 1) : end - 1]
+        assert sum(part) <= most or len(part) == 1
+        begin = end

@@ -19,6 +19,7 @@ from femtomp.sinks import Refused, RetryAfter
 from femtomp.supervisor import losses as module
 from femtomp.supervisor import pump
 from femtomp.supervisor.losses import Losses
+from femtomp.supervisor.news import News
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.totals import Totals
 from femtomp.testing import CollectingSink, FailingSink, ManualClock, wait_until
@@ -60,10 +61,10 @@ def lose(pool: Pool, sink: str, **counts) -> None:
     member.cursors.commit(sink, cursor._replace(counters=counters))
 
 
-def restart(spool, number: int) -> Losses:
+def restart(spool, number: int, news: News | None = None) -> Losses:
     spool.set_control(ENGINE_STARTS, spool.control()[ENGINE_STARTS] + 1)
     spool.set_control(ENGINE_ENDED, number + 1)
-    return Losses(spool, {"service.name": "shop"})
+    return Losses(spool, {"service.name": "shop"}, news=news)
 
 
 def said(
@@ -383,6 +384,53 @@ def run(pool: Pool, losses: Losses, sink, until) -> None:
     made.finish()
     made.join(10)
     assert not made.is_alive()
+
+
+class Rated:
+    """An admission that counts what is over its rate."""
+
+    over_rate = 0
+
+
+def test_a_rate_that_was_asked_for_is_no_error(spool, pool) -> None:
+    """What it left out is said and counted, at level INFO, apart from losses."""
+    admission = Rated()
+    losses = Losses(spool, {}, {"a": admission})
+    admission.over_rate = 40
+    (record,) = said(losses, pool)
+    assert (record.event_name, record.severity_text) == ("femtomp.records.lost", "INFO")
+    assert record.attributes == {
+        "femtomp.lost.over_rate": 40,
+        "femtomp.lost_total.over_rate": 40,
+    }
+    lose(pool, "a", refused=1)
+    admission.over_rate = 41
+    lost, over = said(losses, pool, at_last=True)
+    assert lost.severity_text == "ERROR"
+    assert not [name for name in lost.attributes if "over_rate" in name]
+    assert (over.severity_text, over.attributes["femtomp.lost.over_rate"]) == (
+        "INFO",
+        1,
+    )
+    assert lost.uid != over.uid
+
+
+def test_other_sinks_are_told_once(spool, pool) -> None:
+    """A sink's own losses are news for all others; an engine that follows tells them
+    no more.
+    """
+    news = News(spool.sinks, {})
+    losses = Losses(spool, {}, news=news)
+    lose(pool, "a", refused=2)
+    losses.causes["a"] = "never"
+    for _ in range(2):
+        said(losses, pool, "a", at_last=True)
+    assert news.of("a", 0) == []
+    (record,) = news.of("b", 0)
+    assert record.body == "sink a lost records: 2 refused (never)"
+    again = News(spool.sinks, {})
+    restart(spool, signal.SIGKILL, again).look(pool.members, at_last=True)
+    assert again.of("b", 0) == []
 
 
 def names(sink) -> list:

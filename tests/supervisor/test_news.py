@@ -92,3 +92,25 @@ def test_what_came_while_a_sink_was_told_is_kept() -> None:
         news.sink_down("otlp", str(number))
     news.told("journald", first)
     assert len(news.of("journald", 0)) == MAX_WAITING
+
+
+def test_what_a_sink_lost_is_told_to_the_others(news) -> None:
+    """By reason, with the destination's words; the sink itself hears of it otherwise."""
+    news.sink_lost("a", {"refused": 2, "evicted": 1}, "no such table")
+    assert told(news, "a") == []
+    (record,) = news.of("b", 17)
+    assert record.event_name == "femtomp.sink.lost"
+    assert record.body == ("sink a lost records: 2 refused, 1 evicted (no such table)")
+    assert record.attributes["femtomp.lost.refused"] == 2
+
+
+def test_an_outage_has_its_last_words_and_is_due_again(news) -> None:
+    """What was said of it is said again after an interval, as it is by then."""
+    outage = Outage("a", news)
+    assert not outage.is_due(100.0, 60.0)
+    outage.begin("gone", 100.0)
+    outage.begin("no route", 130.0)
+    assert outage.reason == "no route"
+    assert not outage.is_due(159.0, 60.0)
+    assert outage.is_due(160.0, 60.0)
+    assert not outage.is_due(161.0, 60.0)

@@ -261,6 +261,21 @@ class Death(BaseException):
     """An engine's end, in a test that has one process."""
 
 
+@pytest.fixture(autouse=True)
+def _death_ends_an_engine():
+    """Any exception of a driver's is a value to a pump; a process's end is none."""
+    real = pump.problem_of
+
+    def problem_of(exc: BaseException) -> str:
+        if isinstance(exc, Death):
+            raise exc
+        return real(exc)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pump, "problem_of", problem_of)
+        yield
+
+
 class Deadly(CollectingSink):
     """A driver that some records kill."""
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from femtomp.codec import wire
 from femtomp.lanes.cursor import Counters, read_cursors, sink_key
 from femtomp.sinks import Delivered, Refused, RetryAfter
+from femtomp.supervisor import blame
 from femtomp.supervisor import pump as module
 from femtomp.supervisor.news import News
 from femtomp.supervisor.pump import Pump
@@ -59,8 +61,11 @@ def counters(pool: Pool) -> Counters:
     return total
 
 
+EVENTS = ("femtomp.worker.started", "femtomp.sink.tried")
+
+
 def bodies(sink) -> list:
-    return [r.body for r in sink.records if r.event_name != "femtomp.worker.started"]
+    return [r.body for r in sink.records if r.event_name not in EVENTS]
 
 
 class Opened(CollectingSink):
@@ -338,6 +343,150 @@ def test_record_that_breaks_the_driver_is_found(pool, poison) -> None:
         running.drain()
     assert bodies(running.sink) == [n for n in range(64) if n not in poison]
     assert counters(pool) == Counters(delivered=64 - len(poison), refused=len(poison))
+
+
+@pytest.mark.parametrize(
+    "answer", [True, 3, Delivered, Delivered(3), (), RetryAfter(0.0), RetryAfter(-1)]
+)
+def test_wrong_answers_keep_the_records_without_a_storm(
+    pool, answer, monkeypatch
+) -> None:
+    """What is no outcome, or a delay of 0 again and again, costs no record and no
+    processor; it is said with the sink's name.
+    """
+    answers = [answer]
+    said: list[str] = []
+    monkeypatch.setattr(module, "note", lambda _, text: said.append(text))
+
+    class Wrong(CollectingSink):
+        def _outcome(self, _):
+            return answers[0]
+
+    pool.log(pool.worker(), "kept")
+    with Running(pool, sink := Wrong()) as running:
+        pool.look()
+        wait_until(lambda: running.pump.flow.retries >= 3)
+        assert len(sink.batches) <= 4 * running.pump.flow.retries + 4
+        assert counters(pool) == Counters()
+        answers[0] = None
+        running.pump.hurry()
+        running.drain()
+    assert counters(pool) == Counters(delivered=1)
+    if not isinstance(answer, RetryAfter) or answer.delay_s < 0:
+        assert "sink cannot take records now: write() answered" in said[0]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt, GeneratorExit])
+def test_no_exception_ends_a_pump(pool, error) -> None:
+    """SystemExit and the like, of one record, cost that record alone."""
+
+    class Exits(CollectingSink):
+        def _outcome(self, batch):
+            if any(record.body == 1 for record in batch):
+                raise error
+            return Delivered()
+
+        def reopen(self) -> None:
+            raise error
+
+        def close(self) -> None:
+            raise error
+
+    worker = pool.worker()
+    for n in range(3):
+        pool.log(worker, n)
+    with Running(pool, Exits()) as running:
+        running.drain()
+        running.pump.reopen()
+        wait_until(lambda: not running.pump.is_reopening)
+    assert bodies(running.sink) == [0, 2]
+    assert counters(pool) == Counters(delivered=2, refused=1)
+
+
+@pytest.mark.parametrize("answer", [RetryAfter(1000.0, "ask me then"), OSError("gone")])
+def test_hurry_cuts_a_wait_short_for_one_more_try(pool, answer, monkeypatch) -> None:
+    """A destination that is waited for is asked once more when somebody waits."""
+    monkeypatch.setattr(blame, "FIRST_DELAY_S", 1000.0)
+    monkeypatch.setattr(blame, "MAX_DELAY_S", 1000.0)
+
+    class Gone(CollectingSink):
+        is_back = False
+
+        def _outcome(self, _):
+            if not self.is_back and isinstance(answer, Exception):
+                raise answer
+            return None if self.is_back else answer
+
+    pool.log(pool.worker(), "a")
+    with Running(pool, sink := Gone()) as running:
+        pool.look()
+        for tries in range(1, 4):
+            wait_until(lambda n=tries: running.pump.flow.retries >= n)
+            tried = len(sink.batches)
+            sink.is_back = tries == 3
+            running.pump.hurry()
+            wait_until(lambda n=tried: len(sink.batches) > n)
+        running.drain()
+    assert bodies(sink) == ["a"]
+
+
+def test_a_destination_that_takes_nothing_for_long_is_down(pool, monkeypatch) -> None:
+    """However short its delays are, it is said after five seconds."""
+    clock = module.time
+    took = threading.Event()
+
+    class Busy(CollectingSink):
+        def _outcome(self, _):
+            clock.advance(1.0)
+            return Delivered() if took.is_set() else RetryAfter(0.01, "busy")
+
+    pool.log(pool.worker(), "a")
+    with Running(pool, sink := Busy()) as running:
+        pool.look()
+        wait_until(lambda: running.pump.is_stalled)
+        assert len(sink.batches) >= 5
+        took.set()
+        running.drain()
+        assert not running.pump.is_stalled
+
+
+def test_batches_are_bounded_by_bytes(pool, monkeypatch) -> None:
+    """Of many lanes no more payload is collected than a batch may have, none is handed
+    over at once that is more than a part may have, and a larger record goes alone.
+    """
+    monkeypatch.setattr(module, "MAX_BATCH_BYTES", 40_000)
+    monkeypatch.setattr(module, "MAX_PART_BYTES", 10_000)
+    collected: list[int] = []
+
+    real = Pump._deliver
+
+    def deliver(self, driver, batch):
+        collected.append(sum(len(r.body) for r in batch.records if not r.event_name))
+        return real(self, driver, batch)
+
+    monkeypatch.setattr(Pump, "_deliver", deliver)
+
+    class Sink(CollectingSink):
+        def _outcome(self, batch):
+            lengths.append([len(r.body) for r in batch])
+            return Delivered()
+
+    lengths: list[list[int]] = []
+    for size in (100, 3_000, 9_000, 30_000, 70_000):
+        worker = pool.worker("mmap" if size == 100 else "write")
+        for _ in range(8):
+            pool.log(worker, "x" * size, time=size)
+            worker.append_side(wire.encode((
+                1, size, 20, "L", "shop", "s" * size, None, "/a", 1, "f", 1, "t", None,
+                None,
+            )))  # fmt: skip
+    with Running(pool, sink := Sink()) as running:
+        running.drain()
+    assert counters(pool) == Counters(delivered=80)
+    assert len([r for r in sink.records if r.event_name is None]) == 80
+    assert all(sum(part) <= 10_000 or len(part) <= 2 for part in lengths)
+    assert all(size <= 40_000 or 70_000 <= size < 71_000 for size in collected)
+    assert len(collected) < 40
 
 
 def test_driver_that_cannot_be_built_is_told(pool) -> None:
