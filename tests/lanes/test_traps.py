@@ -206,7 +206,7 @@ def test_hostile_numbers_in_an_own_file(tmp_path) -> None:
 def test_notes_are_limited(monkeypatch) -> None:
     """A worker that plants files by the thousand fills no log: one line a key."""
     said = []
-    monkeypatch.setattr(os, "write", lambda _, text: said.append(text))
+    monkeypatch.setattr(notes.nowait.stderr, "say", said.append)
     for _ in range(1000):
         notes.note("lane:planted", "left alone")
     assert len(said) == 1
@@ -215,7 +215,7 @@ def test_notes_are_limited(monkeypatch) -> None:
 def test_note_is_one_plain_line(monkeypatch) -> None:
     """What a note quotes can neither begin a line of its own nor drive a terminal."""
     said = []
-    monkeypatch.setattr(os, "write", lambda _, text: said.append(text))
+    monkeypatch.setattr(notes.nowait.stderr, "say", said.append)
     notes.note("hostile", "name\nfemtomp[1]: all is well\x1b[2J\r\u2028")
     (line,) = said
     assert line.count(b"\n") == 1
