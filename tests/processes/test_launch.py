@@ -123,6 +123,37 @@ def test_server_starts_without_a_file_in_memory(tmp_path, monkeypatch) -> None:
     assert bodies(tmp_path / "out") == ["sold tea"]
 
 
+def test_server_of_a_python_made_for_an_old_c_library(tmp_path) -> None:
+    """Where `os` lacks what is newer than glibc 2.17, all of a server's life is as usual."""
+    for directory in ("site", "app"):
+        (tmp_path / directory).mkdir()
+    # In the supervisor, too.
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+        import os, signal
+        del os.pidfd_open, os.memfd_create, signal.pidfd_send_signal
+        import posix
+        spawn = posix.posix_spawn
+        def old(*args, **kwargs):
+            if "setsid" in kwargs:
+                raise NotImplementedError
+            return spawn(*args, **kwargs)
+        posix.posix_spawn = old
+    """)
+    )
+    source = textwrap.dedent(SAYS_ALL) + textwrap.dedent("""
+    assert not os.path.exists(server.spool)
+    try:
+        femtomp.start_server(femtomp.HandlerSink("logging.Nothing"))
+    except femtomp.FemtompError as exc:
+        print(exc)
+    """)
+    env = {"PYTHONPATH": str(tmp_path / "site")}
+    done = run_script(source, tmp_path / "out", env=env)
+    assert bodies(tmp_path / "out") == ["sold tea", "sold cake"]
+    assert "Nothing" in done.stdout
+
+
 def test_what_a_supervisor_says_before_it_is_ready_needs_no_file_in_memory(
     tmp_path, monkeypatch
 ) -> None:
