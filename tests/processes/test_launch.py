@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import posix
 import resource
 import stat
 import sys
@@ -274,8 +276,10 @@ def test_flags_are_handed_on(tmp_path) -> None:
 )
 def test_flags_of_an_interpreter(flags, expected) -> None:
     """Each option has its like, and none is there that was not given, but -P."""
-    source = """
-    import json
+    root = str(Path(femtomp.__file__).parents[1])
+    source = f"""
+    import json, sys
+    sys.path.append({root!r})
     from femtomp.supervisor.spawn import interpreter_flags
     print(json.dumps(interpreter_flags()))
     """
@@ -503,6 +507,46 @@ def test_revival_with_too_few_descriptors_is_tried_again(tmp_path) -> None:
     assert bodies(tmp_path / "out") == [
         "before", "meanwhile 0", "meanwhile 1", "meanwhile 2", "after",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EAGAIN, "ulimit -u"),
+        (errno.ENOMEM, "no memory"),
+        (errno.ENOENT, "No such file"),
+    ],
+)
+def test_process_that_cannot_be_started_is_a_start_error(
+    monkeypatch, number, advice
+) -> None:
+    """What keeps the interpreter from being started is said, with what to do."""
+
+    def fail(*_, **__) -> int:
+        raise OSError(number, os.strerror(number), "python")
+
+    monkeypatch.setattr(posix, "posix_spawn", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(femtomp.StartError, match=advice):
+        femtomp.start_server(["console"])
+    assert os.listdir("/proc/self/fd") == before
+    assert not os.listdir(os.environ["FEMTOMP_SPOOL_PARENT"])
+
+
+def test_server_starts_in_a_directory_that_is_gone(tmp_path) -> None:
+    """A working directory that was deleted, and is on the module path, is no hindrance."""
+    source = """
+    import os
+    os.mkdir(sys.argv[1] + ".gone")
+    os.chdir(sys.argv[1] + ".gone")
+    os.rmdir(os.getcwd())
+    """
+    head = "import sys; sys.path.insert(0, '')\n" + textwrap.dedent(source)
+    out = tmp_path / "out"
+    # Without -P CPython 3.13.0 raises SystemError there for any missing attribute.
+    source = "import femtomp\n" + head + textwrap.dedent(SAYS_ALL)
+    run_script(source, out, flags=["-P"])
+    assert bodies(out) == ["sold tea", "sold cake"]
 
 
 def test_inherited_descriptors_are_closed_by_the_supervisor(tmp_path) -> None:
