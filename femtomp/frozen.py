@@ -38,7 +38,8 @@ def is_frozen() -> bool:
 
 
 def _is_nuitka() -> bool:
-    compiled = globals().get("__compiled__")
+    main = getattr(sys.modules.get("__main__"), "__compiled__", None)
+    compiled = globals().get("__compiled__", main)
     return bool(getattr(compiled, "standalone", False))
 
 
