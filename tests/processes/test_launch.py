@@ -334,6 +334,17 @@ def test_nothing_shadows_the_standard_library_in_the_supervisor(tmp_path) -> Non
     assert "sold tea" in (tmp_path / "out").read_text()
 
 
+def test_scripts_neighbours_named_like_the_standard_library(tmp_path) -> None:
+    """`http.py` and `queue.py` beside the script keep no server from starting."""
+    for name in ("http", "queue"):
+        (tmp_path / f"{name}.py").write_text("of = 'the shop'")
+    program = "import http, queue; assert http.of == queue.of\n" + textwrap.dedent(
+        SAYS_ALL
+    )
+    run_file(tmp_path / "program.py", program, tmp_path / "out")
+    assert bodies(tmp_path / "out") == ["sold tea", "sold cake"]
+
+
 def test_module_path_of_a_supervisor(tmp_path, monkeypatch) -> None:
     """The standard library is first, all else in its order, "" what it is now."""
     monkeypatch.chdir(tmp_path)
