@@ -59,6 +59,7 @@ ROOMS: dict[str, str] = {
     "grammar": "base",
     "settings": "base",
     "limits": "base",
+    "nowait": "base",
     "errors": "base",
     "formats": "base",
     "frozen": "base",

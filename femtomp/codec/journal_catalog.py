@@ -85,6 +85,17 @@ spool. Other destinations are not affected.""",
 The destination @FEMTOMP_SINK@ takes records again, after @FEMTOMP_SINK_DOWN_S@
 seconds. What waited for it is being delivered now, in its order.""",
     ),
+    "femtomp.sink.ended": _Entry(
+        "6b4f589112944279ac3e986cead88149",
+        "The log destination @FEMTOMP_SINK@ has gone for good",
+        """\
+The destination @FEMTOMP_SINK@ takes no records any more, and cannot come back:
+
+    @FEMTOMP_SINK_REASON@
+
+What comes for it is counted as refused. Other destinations are not affected; the
+next start of the program has a new one.""",
+    ),
 }
 
 MESSAGE_IDS: Final = {name: entry.message_id for name, entry in _ENTRIES.items()}

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.codec.flat import flat_fields
 from femtomp.codec.values import (
-    CONTROLS,
     REFUSED,
     as_text,
     clean,
@@ -27,6 +26,7 @@ from femtomp.codec.values import (
     free_name,
     is_word,
 )
+from femtomp.codec.visible import CONTROLS
 
 if TYPE_CHECKING:
     from femtomp.record import AnyValue, Record

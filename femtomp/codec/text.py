@@ -22,7 +22,6 @@ import msgspec
 from femtomp.codec.exceptions import ATTRIBUTE
 from femtomp.codec.resources import ByResource
 from femtomp.codec.values import (
-    CONTROLS,
     as_text,
     is_word,
     json_value,
@@ -31,6 +30,9 @@ from femtomp.codec.values import (
     rfc3339,
     scope_fields,
 )
+from femtomp.codec.visible import INDENT as _INDENT
+from femtomp.codec.visible import split as _split
+from femtomp.codec.visible import visible as _visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -153,12 +155,6 @@ def _brief(resource: Resource) -> msgspec.Raw:
 
 _briefs: Final = ByResource(_brief)
 
-# Controls are shown as Python escapes. Tab stays: it only leaves space.
-_ESCAPES: Final = {
-    code: f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004
-    for code in CONTROLS
-    if code != ord("\t")
-}
 # Standard attributes that a person does not read at every line.
 _HIDDEN: Final = frozenset((
     "code.file.path",
@@ -173,7 +169,6 @@ _HIDDEN: Final = frozenset((
 # The structure of an exception says nothing that its stack trace does not.
 _IN_STACKTRACE: Final = frozenset(("exception.type", "exception.message", ATTRIBUTE))
 _STACKTRACE: Final = "exception.stacktrace"
-_INDENT: Final = "    "
 # "MainProcess[1234567]", so that messages begin in one column.
 _WORKER_CHARS: Final = 20
 # Upper end of a range of severity numbers, and its SGR colour.
@@ -293,11 +288,3 @@ def _bare(value: AnyValue) -> str:
     if type(value) is str and is_word(value):
         return str(value)
     return _visible(as_text(value) if type(value) is int else json_value(value))
-
-
-def _split(text: str) -> list[str]:
-    return text.replace("\r\n", "\n").split("\n") if "\n" in text else [text]
-
-
-def _visible(text: str) -> str:
-    return text if text.isprintable() else text.translate(_ESCAPES)

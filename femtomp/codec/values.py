@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from femtomp.codec.visible import CONTROLS
 from femtomp.record import Record, Resource, scrubbed
 
 if TYPE_CHECKING:
@@ -30,13 +31,6 @@ _encode: Final = msgspec.json.Encoder().encode
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 REFUSED: Final = (UnicodeEncodeError, TypeError, ValueError, RecursionError)
 
-# Everything that moves a cursor, ends a line or reorders text: C0 and C1 controls, DEL,
-# the Unicode line ends, and bidirectional overrides.
-CONTROLS: Final = (
-    *range(0x20),
-    *range(0x7F, 0xA0),
-    *(0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)),
-)
 # JSON escapes C0 controls itself; these are the others, and their UTF-8.
 _JSON_ESCAPES: Final = {code: f"\\u{code:04x}" for code in CONTROLS if code >= 0x20}  # noqa: PLR2004
 _has_controls: Final = re.compile(

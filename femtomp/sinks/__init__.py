@@ -83,5 +83,17 @@ class Gathers(Protocol):
     interval_s: float
 
 
+@runtime_checkable
+class Ends(Protocol):
+    """A destination that may go away for good, as who reads a pipe does.
+
+    From then on each batch is refused, with the same reason, and nothing is kept for
+    it: it does not come back, for no engine and no later server.
+    """
+
+    gone_for_good: str
+    """Why it takes nothing any more; empty as long as it does."""
+
+
 Sink = Driver
 """The name of the protocol on the public door: a destination of the user's own."""

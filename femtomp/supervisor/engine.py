@@ -54,7 +54,7 @@ from femtomp.supervisor.guardian import (
 from femtomp.supervisor.late import build_late
 from femtomp.supervisor.losses import Losses
 from femtomp.supervisor.news import News
-from femtomp.supervisor.notes import note, take_over_logging
+from femtomp.supervisor.notes import forward, note, take_over_logging
 from femtomp.supervisor.poller import Poller
 from femtomp.supervisor.pump import Pump
 from femtomp.supervisor.redacting import redact_by
@@ -277,6 +277,7 @@ class Engine:
         self._reopening = None
 
     def _check_pumps(self) -> None:
+        forward()
         if not all(pump.is_alive() for pump in self._pumps):
             raise _BrokenError
 

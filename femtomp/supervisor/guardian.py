@@ -8,6 +8,7 @@ happens: what became of the engine is in the control page.
 
 from __future__ import annotations
 
+import errno
 import json
 import marshal
 import os
@@ -32,6 +33,7 @@ from femtomp.lanes.spool import (
     State,
 )
 from femtomp.sinks.secrets import masked
+from femtomp.supervisor.notes import forward, note, overhear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,13 +97,14 @@ def _become_guardian(told: BinaryIO) -> NoReturn:
     launch: Launch = pickle.load(told)  # noqa: S301 - from our own parent
     _close_inherited(launch)
     os.dup2(1, 0)  # /dev/null
-    os.dup2(launch.stderr, 2)
+    overhear(launch.stderr)
     os.environ.update(launch.environ)
     try:
         guard(launch)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        forward()
         os._exit(0)
 
 
@@ -148,7 +151,9 @@ def _reset_process() -> None:
                 signal.signal(number, signal.SIG_DFL)
             except (OSError, ValueError):
                 pass  # reserved by the C library
+    # A pipe without a reader and a file at its limit are outcomes of a write.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     os.umask(0o077)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -173,21 +178,20 @@ def guard(launch: Launch) -> bool:
     stopping = Stopping(launch.config.grace_s + SIGNAL_DEADLINE_S)
     backoff_s = 0.0
     while True:
-        spool.set_control(ENGINE_STARTS, spool.control()[ENGINE_STARTS] + 1)
         begun = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
-            become(engine.main, launch)
-        if launch.ready >= 0:
-            os.close(launch.ready)
-            launch = replace(launch, ready=-1)
-        status = _wait_for(pid, stopping)
-        if os.waitstatus_to_exitcode(status) in MEANT_ENDS or is_over(spool):
-            break
-        spool.set_control(ENGINE_ENDED, status + 1)
+        pid = _fork_engine(engine.main, launch, spool)
+        if pid:
+            if launch.ready >= 0:
+                os.close(launch.ready)
+                launch = replace(launch, ready=-1)
+            status = _wait_for(pid, stopping)
+            forward()
+            if os.waitstatus_to_exitcode(status) in MEANT_ENDS or is_over(spool):
+                break
+            spool.set_control(ENGINE_ENDED, status + 1)
         if stopping.is_over() or _is_too_late(spool):
             break  # what is left stays
-        if time.monotonic() - begun >= _STEADY_S:
+        if pid and time.monotonic() - begun >= _STEADY_S:
             backoff_s = 0.0
         if waited_for(STOP_SIGNALS, backoff_s):
             stopping.begin()
@@ -197,6 +201,28 @@ def guard(launch: Launch) -> bool:
     lock.release()
     spool.close()
     return stopping.is_on
+
+
+def _fork_engine(main: Callable[[Launch], int], launch: Launch, spool: Spool) -> int:
+    """Start an engine; return its pid, 0 if no process can be made now."""
+    starts = spool.control()[ENGINE_STARTS]
+    spool.set_control(ENGINE_STARTS, starts + 1)
+    try:
+        pid = os.fork()
+    except OSError as exc:
+        # A limit of processes or of memory that is reached, often for a moment.
+        spool.set_control(ENGINE_STARTS, starts)
+        name = errno.errorcode.get(exc.errno or 0, "?")
+        note(
+            "fork",
+            f"the engine of {spool.path} cannot be started now: {name} "
+            f"({exc.strerror}); records wait in the lanes, it is tried again; look at "
+            "the limits of processes (pids.max, ulimit -u) and of memory",
+        )
+        return 0
+    if pid == 0:
+        become(main, launch)
+    return pid
 
 
 def _serve_further(launch: Launch) -> None:
@@ -283,6 +309,7 @@ def become(main: Callable[[Launch], int], launch: Launch) -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        forward()
         # Not sys.exit: a pump may be inside a destination's timeout.
         os._exit(status)
 

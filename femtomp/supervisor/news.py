@@ -1,9 +1,10 @@
 """What happens to the pool and to the sinks, told as records in every sink.
 
-In: a destination that takes nothing any more and one that does again, a worker that a
-signal ended. Out: records of femtomp's own, of no lane and counted nowhere, each to all
-sinks: one that is down gets it when it is back. They are kept in memory: what an engine
-did not tell when it died is not told. One that makes way leaves it to the next.
+In: a destination that takes nothing any more, one that does again, and one that has
+gone for good; a worker that a signal ended. Out: records of femtomp's own, of no lane
+and counted nowhere, each to all sinks: one that is down gets it when it is back. They
+are kept in memory: what an engine did not tell when it died is not told. One that makes
+way leaves it to the next.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SINK_DOWN: Final = "femtomp.sink.down"
 SINK_RECOVERED: Final = "femtomp.sink.recovered"
+SINK_ENDED: Final = "femtomp.sink.ended"
 WORKER_DIED: Final = "femtomp.worker.died"
 # Of one that was down for long, and missed them all: the newest.
 MAX_WAITING: Final = 256
@@ -116,6 +118,15 @@ class News:
             _INFO,
             f"sink {sink} has recovered, it was down for {down_s:.1f} s",
             {"femtomp.sink": sink, "femtomp.sink.down_s": round(down_s, 3)},
+        )
+
+    def sink_ended(self, sink: str, reason: str) -> None:
+        """Tell that a destination has gone, and does not come back."""
+        self._tell(
+            SINK_ENDED,
+            _WARNING,
+            f"sink {sink} has ended: {reason}; its records are refused from now on",
+            {"femtomp.sink": sink, "femtomp.sink.reason": reason},
         )
 
     def _tell(

@@ -12,11 +12,15 @@ import threading
 import time
 from typing import Final
 
+from femtomp import nowait
 from femtomp.sinks.secrets import masked
+from femtomp.supervisor.overheard import Overheard
 
 INTERVAL_S: Final = 10.0
 _said: Final[dict[str, tuple[float, int]]] = {}
 _lock: Final = threading.Lock()
+# Of a supervisor, from its beginning on.
+_overheard: Overheard | None = None
 
 
 def note(key: str, text: str) -> None:
@@ -31,10 +35,29 @@ def note(key: str, text: str) -> None:
     more = f" ({left_out} more like this were not shown)" if left_out else ""
     # What others said must neither show a secret nor begin a line, or move a cursor.
     line = "".join(c if c.isprintable() else " " for c in masked(text))
-    try:
-        os.write(2, f"femtomp[{os.getpid()}]: {line}{more}\n".encode(errors="replace"))
-    except OSError:
-        pass  # nowhere left to say it
+    said = f"femtomp[{os.getpid()}]: {line}{more}\n"
+    # In a supervisor past its own descriptor 2, see `overheard`.
+    (_overheard.mouth if _overheard else nowait.stderr).say(
+        said.encode(errors="replace")
+    )
+
+
+def overhear(stderr: int) -> None:
+    """Begin, in a supervisor: nothing in this process waits for the master's stderr.
+
+    Parameters
+    ----------
+    stderr : int
+        The master's; not closed.
+    """
+    global _overheard  # noqa: PLW0603 - one descriptor 2 a process
+    _overheard = Overheard(stderr)
+
+
+def forward() -> None:
+    """Say what this process has printed to descriptor 2, and what could not be said."""
+    if _overheard is not None:
+        _overheard.forward()
 
 
 class _NotesHandler(logging.Handler):

@@ -19,6 +19,7 @@ from femtomp.lanes.cursor import Cursor
 from femtomp.sinks import (
     Delivered,
     Driver,
+    Ends,
     Gathers,
     Outcome,
     Refused,
@@ -110,6 +111,8 @@ class Pump(threading.Thread):
         # How often `reopen` was asked for, and how many of these are done with.
         self._reopen_asked = self._reopen_done = 0
         self._can_reopen = False
+        # Of a destination that may go away for good: whether it has, was said.
+        self._may_end = self._has_ended = False
 
     def run(self) -> None:
         """Build the driver, then deliver until drained or abandoned."""
@@ -121,6 +124,7 @@ class Pump(threading.Thread):
         finally:
             self.built.set()
         self._can_reopen = isinstance(driver, Reopens)
+        self._may_end = isinstance(driver, Ends)
         interval_s = driver.interval_s if isinstance(driver, Gathers) else 0.0
         self.may_begin.wait()
         while not self._finished:
@@ -278,7 +282,8 @@ class Pump(threading.Thread):
             for reason, number in counts.items():
                 refused += number
                 note(f"{self.sink}:refused", f"{self.sink} refused {number}: {reason}")
-            self._judge(outcome)
+            if not self._is_over(driver):
+                self._judge(outcome)
             if isinstance(outcome, RetryAfter):
                 if outcome.accepted and done < len(batch.records):
                     self._commit(batch, Done(done, refused), committed)
@@ -323,6 +328,20 @@ class Pump(threading.Thread):
                 f"{self.sink} cannot take records now: {outcome.reason}; they are "
                 f"kept and tried again in {outcome.delay_s:.1f} s",
             )
+
+    def _is_over(self, driver: Driver) -> bool:
+        """Tell whether the destination has gone for good, and say so once."""
+        if not self._may_end or not isinstance(driver, Ends):
+            return False
+        if driver.gone_for_good and not self._has_ended:
+            self._has_ended = True
+            self._outage = Outage(self.sink, None)  # it is not down, and is not awaited
+            why = driver.gone_for_good
+            text = f"{self.sink} has ended: {why}; its records are refused from now on"
+            note(f"{self.sink}:ended", text)
+            if self._news is not None:
+                self._news.sink_ended(self.sink, why)
+        return self._has_ended
 
     def _wait(self, outcome: RetryAfter) -> None:
         if outcome.delay_s > 0:

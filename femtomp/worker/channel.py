@@ -15,7 +15,9 @@ from enum import Enum
 from logging import ERROR
 from typing import TYPE_CHECKING, Final
 
+from femtomp import nowait
 from femtomp.codec import identity as identity_codec
+from femtomp.codec.visible import visible
 from femtomp.codec.wire import level_of
 from femtomp.errors import CodecError
 
@@ -356,8 +358,5 @@ def _reset_all() -> None:
 
 def say(text: str) -> None:
     """Write one line to descriptor 2, past whatever `sys.stderr` was replaced by."""
-    line = f"femtomp: {text}\n".encode("utf-8", "backslashreplace")
-    try:
-        os.write(2, line)
-    except OSError:
-        pass  # nowhere left to say it
+    line = f"femtomp: {visible(text)}\n"
+    nowait.stderr.say(line.encode("utf-8", "backslashreplace"))

@@ -12,6 +12,8 @@ import os
 import sys
 from typing import Any, Final, Literal, TypeAlias
 
+from femtomp import nowait
+from femtomp.codec.visible import shown
 from femtomp.errors import ConfigError, NoServerError
 from femtomp.lanes.writer import LaneLostError
 from femtomp.worker.capture import from_log_record, to_log_record
@@ -258,10 +260,8 @@ class WorkerHandler(logging.Handler):
         except ImportError:
             # A signal handler's record, in the midst of the import that this needs.
             text = f"{record.levelname} {record.name}: [redacted]"
-        try:
-            os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
-        except OSError:
-            pass  # nowhere left to say it
+        line = f"{shown(text)}\n"
+        nowait.stderr.say(line.encode("utf-8", "backslashreplace"))
 
     def _give_up(self, name: object, exc: Exception) -> None:
         if isinstance(exc, OSError) and exc.errno is None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import socket
 import tty
 
 import pytest
@@ -13,9 +14,10 @@ import pytest
 from femtomp.codec.text import json_line, text_line
 from femtomp.config import ConsoleSink
 from femtomp.errors import ConfigError
-from femtomp.sinks import Delivered, RetryAfter, console
+from femtomp.sinks import Delivered, Refused, RetryAfter, console
 from femtomp.sinks.console import open_driver, wants_colour
 from tests.records import batch, make
+from tests.test_nowait import watchdog
 
 JSON = ConsoleSink(format="json")
 
@@ -142,13 +144,94 @@ def test_stream_keeps_its_flags(pipe) -> None:
     assert not before & os.O_NONBLOCK
 
 
-def test_broken_pipe_is_an_outcome(pipe) -> None:
-    """A reader that has gone is a reason to retry, not an exception."""
+def test_the_sink_ends_with_the_reader_of_its_pipe(pipe) -> None:
+    """A pipe whose reader has gone has no other: what comes is refused, and says why."""
     driver = open_driver(JSON, fd=pipe[1], environ={})
+    assert driver.write(batch(1)) == Delivered()
+    assert driver.gone_for_good == ""
     os.close(pipe[0])
+    assert driver.write(batch(2)) == Refused("the reader has gone")
+    assert driver.gone_for_good == "the reader has gone"
+    assert driver.write(batch(1)) == Refused("the reader has gone")
+
+
+def test_the_engine_that_follows_knows_that_the_reader_has_gone(pipe) -> None:
+    """Another driver of the same pipe ends at its first batch."""
+    os.close(pipe[0])
+    for _ in range(2):
+        driver = open_driver(JSON, fd=pipe[1], environ={})
+        assert driver.write(batch(1)) == Refused("the reader has gone")
+        driver.close()
+
+
+def test_what_the_reader_took_before_it_went_is_delivered(pipe, monkeypatch) -> None:
+    """Lines that were written when the reader went are not counted as refused."""
+    driver = open_driver(JSON, fd=pipe[1], environ={})
+
+    def write_and_go(fd: int, data: bytes) -> int:
+        written = os.write(fd, data)
+        os.close(pipe[0])
+        monkeypatch.undo()
+        return written
+
+    monkeypatch.setattr(console, "write_now", write_and_go)
+    records = [make(body="x" * 3000) for _ in range(3)]
+    outcome = driver.write(records)
+    assert (type(outcome), outcome.accepted, outcome.delay_s) == (RetryAfter, 1, 0.0)
+    assert driver.write(records[1:]) == Refused("the reader has gone")
+
+
+def test_the_sink_ends_with_the_other_end_of_its_socket() -> None:
+    """A stream socket, as of a container's runtime, has no other peer either."""
+    ours, theirs = socket.socketpair()
+    driver = open_driver(JSON, fd=ours.fileno(), environ={})
+    theirs.close()
+    assert driver.write(batch(1)) == Refused("the reader has gone")
+    ours.close()
+
+
+def test_the_sink_ends_with_its_terminal() -> None:
+    """A terminal that was closed is no terminal any more, whoever gets its number."""
+    master, slave = pty.openpty()
+    driver = open_driver(JSON, fd=slave, environ={})
+    assert driver.write(batch(1)) == Delivered()
+    os.close(master)
+    assert driver.write(batch(1)) == Refused("the terminal has gone")
+    os.close(slave)
+
+
+def test_a_named_pipe_may_find_another_reader(tmp_path) -> None:
+    """Where the master's stream is a FIFO, records wait for whoever reads it next."""
+    os.mkfifo(tmp_path / "fifo")
+    read = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    write = os.open(tmp_path / "fifo", os.O_WRONLY)
+    driver = open_driver(JSON, fd=write, environ={})
+    os.close(read)
     outcome = driver.write(batch(2))
     assert isinstance(outcome, RetryAfter)
     assert (outcome.accepted, outcome.reason) == (0, "console: Broken pipe")
+    read = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    assert driver.write(batch(2)) == Delivered()
+    os.close(read)
+    os.close(write)
+
+
+def test_who_else_fills_the_pipe_makes_nobody_wait(pipe, monkeypatch) -> None:
+    """A pipe that is filled between the look at it and the write is full, no more."""
+    driver = open_driver(JSON, fd=pipe[1], environ={})
+
+    def fill_meanwhile(*_: object) -> bool:
+        os.set_blocking(pipe[1], False)
+        try:
+            while True:
+                os.write(pipe[1], b"p")
+        except BlockingIOError:
+            os.set_blocking(pipe[1], True)
+        return True
+
+    monkeypatch.setattr(console, "can_take", fill_meanwhile)
+    with watchdog():
+        assert isinstance(driver.write(batch(1)), RetryAfter)
 
 
 def test_non_blocking_stream_is_an_outcome(pipe, monkeypatch) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from femtomp.lanes.cursor import Counters, read_cursors, sink_key
 from femtomp.sinks import Delivered, Refused, RetryAfter
 from femtomp.supervisor import pump as module
+from femtomp.supervisor.news import News
 from femtomp.supervisor.pump import Pump
 from femtomp.testing import CollectingSink, FailingSink, ManualClock, wait_until
 from tests.supervisor.conftest import Pool
@@ -99,6 +100,68 @@ def test_destination_is_reopened_behind_the_batch_in_hand(pool) -> None:
         sink.may_go_on.set()
         wait_until(lambda: not pump.is_reopening)
         assert sink.times == 1
+
+
+class Gone(CollectingSink):
+    """A destination that goes away for good."""
+
+    gone_for_good = ""
+
+    def write(self, batch):
+        return (
+            Refused(self.gone_for_good) if self.gone_for_good else super().write(batch)
+        )
+
+
+def test_a_destination_that_has_gone_is_told_once_and_holds_nothing(pool) -> None:
+    """What comes for it is refused, and the sinks hear once that it has gone."""
+    news = News(["sink", "other"], {})
+    sink = Gone()
+    pump = Pump("sink", 9, lambda: sink, pool.members, news=news)
+    pump.start()
+    writer = pool.worker()
+    for number in range(3):
+        if number == 1:
+            sink.gone_for_good = "the reader has gone"
+        pool.log(writer, number)
+        pool.look()
+        pump.wake.set()
+        wait_until(lambda: all(m.is_drained() for m in pool.members.values()))
+    wait_until(lambda: not news.of("sink", 0))
+    pump.finish()
+    pump.join(10)
+    assert counters(pool) == Counters(delivered=1, refused=2)
+    assert bodies(sink) == [0]
+    told = [record.body for record in news.of("other", 0)]
+    assert told == [
+        "sink sink has ended: the reader has gone; its records are refused from now on"
+    ]
+    assert not pump.is_stalled
+
+
+def test_a_destination_that_was_down_and_has_gone_has_not_recovered(pool) -> None:
+    """A sink that ends in an outage is not said to take records again."""
+    news = News(["sink", "other"], {})
+
+    class Ending(Gone):
+        def write(self, batch):
+            if not self.gone_for_good:
+                self.gone_for_good = "the reader has gone"
+                return RetryAfter(5.0, "it is full")
+            return super().write(batch)
+
+    pump = Pump("sink", 9, Ending, pool.members, news=news)
+    pump._outage.begin("it is full", 0.0)
+    pump.start()
+    pool.log(pool.worker(), 1)
+    pool.look()
+    pump.wake.set()
+    wait_until(lambda: all(m.is_drained() for m in pool.members.values()))
+    pump.finish()
+    pump.join(10)
+    told = [record.event_name for record in news.of("other", 0)]
+    assert told == ["femtomp.sink.down", "femtomp.sink.ended"]
+    assert not pump.is_stalled
 
 
 def test_destination_that_cannot_be_reopened_is_written_to_on(pool) -> None:
