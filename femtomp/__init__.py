@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from femtomp import frozen
 from femtomp.errors import (
     AlreadyStartedError,
     CodecError,
@@ -267,6 +266,8 @@ def start_server(
     ...     femtomp.worker_handler(spool=server.spool)
     ... )
     """
+    from femtomp import frozen
+
     frozen.refuse_second_generation()
     try:
         from femtomp.supervisor.start import start
@@ -317,6 +318,8 @@ def freeze_support() -> None:
     ...     multiprocessing.freeze_support()
     ...     femtomp.freeze_support()
     """
+    from femtomp import frozen
+
     frozen.know_door()
     if frozen.is_at_door():
         from femtomp.supervisor.guardian import main_of_frozen

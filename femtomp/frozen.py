@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import StartError
@@ -39,7 +38,8 @@ def is_frozen() -> bool:
 
 
 def _is_nuitka() -> bool:
-    compiled = globals().get("__compiled__")
+    main = getattr(sys.modules.get("__main__"), "__compiled__", None)
+    compiled = globals().get("__compiled__", main)
     return bool(getattr(compiled, "standalone", False))
 
 
@@ -57,8 +57,8 @@ def is_unpacked_for_one_process() -> bool:
     PyInstaller's programs of one file unpack themselves into a temporary directory.
     """
     unpacked = str(getattr(sys, "_MEIPASS", ""))
-    beside = Path(sys.executable or "").parent
-    return bool(unpacked) and not Path(unpacked).is_relative_to(beside)
+    beside = os.path.dirname(sys.executable or "")  # noqa: PTH120 - not loaded here
+    return bool(unpacked) and not _is_below(unpacked, beside)
 
 
 def added(path: Sequence[str]) -> list[str]:
@@ -68,7 +68,11 @@ def added(path: Sequence[str]) -> list[str]:
     """
     unpacked = str(getattr(sys, "_MEIPASS", "")) or sys.prefix
     places = [place for place in path if isinstance(place, str) and place]
-    return [place for place in places if not Path(place).is_relative_to(unpacked)]
+    return [place for place in places if not _is_below(place, unpacked)]
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return f"{path}/".startswith(f"{directory}/")
 
 
 def for_another_generation() -> dict[str, str]:

@@ -12,7 +12,9 @@ a greenlet is to be found by the number that `logging` gives it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import signal
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from threading import Lock, RLock
@@ -39,4 +41,37 @@ if not TYPE_CHECKING:
     RLock = _thread.RLock
     sleep = unpatched("time").sleep
 
-__all__ = ["Lock", "RLock", "sleep", "unpatched"]
+# Of Linux, the same on all machines; where Python was made for an older C library, as
+# cx_Freeze's is and Conda's was, its `os` and `signal` lack them.
+_PIDFD_SEND_SIGNAL: Final = 424
+_PIDFD_OPEN: Final = 434
+
+
+def _call(number: int, *arguments: int) -> int:
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    given = [ctypes.c_long(each) for each in (number, *arguments)]
+    answer = int(library.syscall(*given))
+    if answer < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return answer
+
+
+def pidfd_open(pid: int) -> int:
+    """Do what `os.pidfd_open` does, which not every Python has."""
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    return _call(_PIDFD_OPEN, pid, 0)
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Do what `signal.pidfd_send_signal` does, which not every Python has."""
+    if hasattr(signal, "pidfd_send_signal"):
+        signal.pidfd_send_signal(pidfd, number)
+    else:
+        _call(_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0)
+
+
+__all__ = ["Lock", "RLock", "pidfd_open", "pidfd_send_signal", "sleep", "unpatched"]

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,12 @@ def _uwsgi_hooks() -> str | None:
     return _uwsgi()
 
 
+def _pyinstaller() -> str | None:
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        return "PyInstaller wants a Python with a shared library"
+    return _packages("PyInstaller") or _program("objcopy")
+
+
 CHECKS = {
     "journald": _journald,
     "otlp": lambda: _packages(
@@ -150,7 +157,7 @@ CHECKS = {
     "eventlet": lambda: _packages("eventlet"),
     "gevent": lambda: _packages("gevent"),
     "granian": lambda: _packages("granian"),
-    "pyinstaller": lambda: _packages("PyInstaller") or _program("objcopy"),
+    "pyinstaller": _pyinstaller,
     "hypercorn": lambda: _packages("hypercorn"),
     "uwsgi": _uwsgi,
     "uwsgi_hooks": _uwsgi_hooks,

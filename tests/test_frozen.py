@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,6 +123,16 @@ def test_freeze_support_does_nothing_in_a_usual_program(monkeypatch) -> None:
     """Where no copy was started it returns, whatever the program's arguments are."""
     monkeypatch.setattr(sys, "argv", ["shop", frozen.DOOR, "/dev/shm/x"])
     femtomp.freeze_support()
+
+
+@pytest.mark.parametrize("place", ["femtomp.frozen", "__main__"])
+def test_nuitkas_mark_is_known(monkeypatch, place) -> None:
+    """Nuitka sets no `sys.frozen`; what it compiled to stand alone is its own file."""
+    for standalone in (False, True):
+        made = SimpleNamespace(standalone=standalone)
+        monkeypatch.setattr(sys.modules[place], "__compiled__", made, raising=False)
+        assert frozen.is_frozen() is standalone
+    assert frozen.program() == os.path.realpath("/proc/self/exe")
 
 
 @pytest.fixture(name="built", scope="module")

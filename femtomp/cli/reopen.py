@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import SpoolError
+from femtomp.native import pidfd_open, pidfd_send_signal
 
 if TYPE_CHECKING:
     import argparse
@@ -130,13 +131,13 @@ def _tell(engine: int, ticks: int) -> bool:
     if not engine:
         return False
     try:
-        descriptor = os.pidfd_open(engine)
+        descriptor = pidfd_open(engine)
     except OSError:
         return False
     try:
         if start_ticks(engine) != ticks:
             return False
-        signal.pidfd_send_signal(descriptor, signal.SIGUSR1)
+        pidfd_send_signal(descriptor, signal.SIGUSR1)
     except OSError:
         return False
     finally:

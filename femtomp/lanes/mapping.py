@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Any, Final
 
+_STDERR: Final = 2
 kept_for_life: Final[list[Any]] = []
 _TRACKS: Final = sys.version_info < (3, 13)
 
@@ -21,7 +22,24 @@ def map_file(descriptor: int, size: int) -> mmap.mmap:
     flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
     if sys.version_info >= (3, 13):
         return mmap.mmap(descriptor, size, flags=flags, trackfd=False)
-    return mmap.mmap(descriptor, size, flags=flags)
+    taken: list[int] = []
+    try:
+        _take_streams(taken)
+        return mmap.mmap(descriptor, size, flags=flags)
+    finally:
+        for number in taken:
+            os.close(number)
+
+
+def _take_streams(taken: list[int]) -> None:
+    """Take what is free of 0, 1 and 2, where the mapping's own descriptor would be.
+
+    Who writes to a closed standard stream would write into the file. Not by duplicates
+    of it: to close one drops the lock on it.
+    """
+    while (number := os.open("/", os.O_PATH)) <= _STDERR:
+        taken.append(number)
+    os.close(number)
 
 
 def unmap(mapping: mmap.mmap, view: memoryview | None, device: int, inode: int) -> None:

@@ -9,7 +9,6 @@ thread and no lock between processes: `put` returns when the record is in the la
 from __future__ import annotations
 
 import os
-import queue
 import time
 from collections import deque
 from itertools import accumulate
@@ -241,7 +240,10 @@ class Queue:
                 if self._ready:
                     return self._ready.popleft()
             if not block or (deadline is not None and time.monotonic() >= deadline):
-                raise queue.Empty
+                # Not before: a user's queue.py beside the script is no hindrance.
+                from queue import Empty
+
+                raise Empty
             time.sleep(wait_s)
             wait_s = min(_WAIT_MAX_S, wait_s * 2)
 

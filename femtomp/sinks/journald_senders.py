@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import socket
 import struct
 import time
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from femtomp.native import pidfd_open, pidfd_send_signal
 
 if TYPE_CHECKING:
     from femtomp.record import Resource
@@ -118,7 +119,7 @@ class Senders:
         if type(pid) is not int or _SEEN not in resource or _SEEN in resource.brief:
             return None
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = pidfd_open(pid)
         except OSError:
             return None
         try:
@@ -196,7 +197,7 @@ class Sender:
         try:
             self._name()
             # Asked last: what was read is of that very process.
-            signal.pidfd_send_signal(self._pidfd, 0)
+            pidfd_send_signal(self._pidfd, 0)
         except OSError:
             return False
         return True

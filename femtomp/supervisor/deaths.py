@@ -20,6 +20,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.lanes.liveness import is_alive
+from femtomp.native import pidfd_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +75,7 @@ class Deaths:
         if len(watched) >= MAX_WATCHED or who in watched:
             return
         try:
-            descriptor = os.pidfd_open(identity.pid)
+            descriptor = pidfd_open(identity.pid)
         except OSError:
             return
         if not is_alive(identity):  # asked last: the pidfd is of that very process

@@ -53,6 +53,8 @@ _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
 _STEADY_S: Final = 1.0
 
+# Where /proc is missing: how far inherited descriptors are looked for.
+_MOST_CLOSED: Final = 65536
 # The last argument of a frozen program's second start.
 _DETACHED: Final = "--detached"
 
@@ -132,7 +134,8 @@ def _close_inherited(launch: Launch) -> None:
     try:
         opened = [int(number) for number in os.listdir("/proc/self/fd")]
     except OSError:
-        opened = list(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+        os.closerange(max(kept) + 1, _MOST_CLOSED)  # no /proc
+        return
     for number in opened:
         if number not in kept:
             try:

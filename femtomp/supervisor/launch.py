@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from femtomp import errors, frozen
 from femtomp.lanes.segment import close_known, high, is_known, known_as
 from femtomp.lanes.spool import GUARDIAN
-from femtomp.native import unpatched
+from femtomp.native import pidfd_open, unpatched
 from femtomp.supervisor import spawn
 from femtomp.supervisor.guardian import Launch
 
@@ -212,7 +212,7 @@ class Starting:
             # Its own session, and no other's guardian: of a pid that is used again.
             if not pid or os.getsid(pid) != self._pid:
                 raise ProcessLookupError  # noqa: TRY301 - as getsid does
-            return Supervisor(pid, high(os.pidfd_open(pid)))
+            return Supervisor(pid, high(pidfd_open(pid)))
         except ProcessLookupError as exc:
             msg = "the supervisor ended as soon as it was ready"
             raise EndedError(msg) from exc

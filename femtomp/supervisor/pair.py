@@ -31,7 +31,7 @@ from femtomp.lanes.spool import (
     STATE,
     State,
 )
-from femtomp.native import RLock, sleep
+from femtomp.native import RLock, pidfd_send_signal, sleep
 from femtomp.supervisor.guardian import LOOK_SIGNAL
 from femtomp.supervisor.launch import (
     START_TIMEOUT_S,
@@ -339,6 +339,6 @@ class Pair:
 
 def _signal(pidfd: int, number: signal.Signals) -> None:
     try:
-        signal.pidfd_send_signal(pidfd, number)
+        pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         pass  # it ended by itself

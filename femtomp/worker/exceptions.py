@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -47,7 +48,11 @@ _MAX_LOOKED_AT: Final = 4096
 _EXC_INFO_LENGTH: Final = 3  # type, value, traceback
 _MOST_LINES: Final = 1 << 31
 
-_LIBRARY: Final = os.path.dirname(os.__file__) + "/"  # noqa: PTH120 - not loaded here
+# cx_Freeze's modules have no file.
+_LIBRARY: Final = (
+    os.path.dirname(getattr(os, "__file__", ""))  # noqa: PTH120 - not loaded here
+    or f"{sys.prefix}/lib"
+) + "/"
 _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 
 # What the interpreter keeps, whatever a class answers in its place.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from queue import Full
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +38,9 @@ def queue(spool: str, base: Mapping[str, Any] | None = None) -> Queue:
         if sent is Sent.NOWHERE:
             say("a record that was put into the queue was dropped: there is no lane")
         elif sent is Sent.DROPPED and way.is_full() and way.blocks():
+            # Not before: a user's queue.py beside the script is no hindrance.
+            from queue import Full
+
             raise Full
 
     def is_full() -> bool:

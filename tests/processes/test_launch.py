@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import posix
 import resource
 import stat
 import sys
@@ -121,6 +123,37 @@ def test_server_starts_without_a_file_in_memory(tmp_path, monkeypatch) -> None:
     with femtomp.start_server([f"file:{tmp_path}/out"]) as server:
         server.queue.put({"body": "sold tea"})
     assert bodies(tmp_path / "out") == ["sold tea"]
+
+
+def test_server_of_a_python_made_for_an_old_c_library(tmp_path) -> None:
+    """Where `os` lacks what is newer than glibc 2.17, all of a server's life is as usual."""
+    for directory in ("site", "app"):
+        (tmp_path / directory).mkdir()
+    # In the supervisor, too.
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+        import os, signal
+        del os.pidfd_open, os.memfd_create, signal.pidfd_send_signal
+        import posix
+        spawn = posix.posix_spawn
+        def old(*args, **kwargs):
+            if "setsid" in kwargs:
+                raise NotImplementedError
+            return spawn(*args, **kwargs)
+        posix.posix_spawn = old
+    """)
+    )
+    source = textwrap.dedent(SAYS_ALL) + textwrap.dedent("""
+    assert not os.path.exists(server.spool)
+    try:
+        femtomp.start_server(femtomp.HandlerSink("logging.Nothing"))
+    except femtomp.FemtompError as exc:
+        print(exc)
+    """)
+    env = {"PYTHONPATH": str(tmp_path / "site")}
+    done = run_script(source, tmp_path / "out", env=env)
+    assert bodies(tmp_path / "out") == ["sold tea", "sold cake"]
+    assert "Nothing" in done.stdout
 
 
 def test_what_a_supervisor_says_before_it_is_ready_needs_no_file_in_memory(
@@ -243,8 +276,10 @@ def test_flags_are_handed_on(tmp_path) -> None:
 )
 def test_flags_of_an_interpreter(flags, expected) -> None:
     """Each option has its like, and none is there that was not given, but -P."""
-    source = """
-    import json
+    root = str(Path(femtomp.__file__).parents[1])
+    source = f"""
+    import json, sys
+    sys.path.append({root!r})
     from femtomp.supervisor.spawn import interpreter_flags
     print(json.dumps(interpreter_flags()))
     """
@@ -297,6 +332,17 @@ def test_nothing_shadows_the_standard_library_in_the_supervisor(tmp_path) -> Non
     """
     run_file(tmp_path / "program.py", source, tmp_path / "out", beside)
     assert "sold tea" in (tmp_path / "out").read_text()
+
+
+def test_scripts_neighbours_named_like_the_standard_library(tmp_path) -> None:
+    """`http.py` and `queue.py` beside the script keep no server from starting."""
+    for name in ("http", "queue"):
+        (tmp_path / f"{name}.py").write_text("of = 'the shop'")
+    program = "import http, queue; assert http.of == queue.of\n" + textwrap.dedent(
+        SAYS_ALL
+    )
+    run_file(tmp_path / "program.py", program, tmp_path / "out")
+    assert bodies(tmp_path / "out") == ["sold tea", "sold cake"]
 
 
 def test_module_path_of_a_supervisor(tmp_path, monkeypatch) -> None:
@@ -472,6 +518,46 @@ def test_revival_with_too_few_descriptors_is_tried_again(tmp_path) -> None:
     assert bodies(tmp_path / "out") == [
         "before", "meanwhile 0", "meanwhile 1", "meanwhile 2", "after",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EAGAIN, "ulimit -u"),
+        (errno.ENOMEM, "no memory"),
+        (errno.ENOENT, "No such file"),
+    ],
+)
+def test_process_that_cannot_be_started_is_a_start_error(
+    monkeypatch, number, advice
+) -> None:
+    """What keeps the interpreter from being started is said, with what to do."""
+
+    def fail(*_, **__) -> int:
+        raise OSError(number, os.strerror(number), "python")
+
+    monkeypatch.setattr(posix, "posix_spawn", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(femtomp.StartError, match=advice):
+        femtomp.start_server(["console"])
+    assert os.listdir("/proc/self/fd") == before
+    assert not os.listdir(os.environ["FEMTOMP_SPOOL_PARENT"])
+
+
+def test_server_starts_in_a_directory_that_is_gone(tmp_path) -> None:
+    """A working directory that was deleted, and is on the module path, is no hindrance."""
+    source = """
+    import os
+    os.mkdir(sys.argv[1] + ".gone")
+    os.chdir(sys.argv[1] + ".gone")
+    os.rmdir(os.getcwd())
+    """
+    head = "import sys; sys.path.insert(0, '')\n" + textwrap.dedent(source)
+    out = tmp_path / "out"
+    # Without -P CPython 3.13.0 raises SystemError there for any missing attribute.
+    source = "import femtomp\n" + head + textwrap.dedent(SAYS_ALL)
+    run_script(source, out, flags=["-P"])
+    assert bodies(out) == ["sold tea", "sold cake"]
 
 
 def test_inherited_descriptors_are_closed_by_the_supervisor(tmp_path) -> None:
