@@ -55,6 +55,8 @@ _RESCAN_S: Final = 1.0
 # The rest is for the sinks.
 _FILES_A_LANE: Final = 8
 _OTHER_FILES: Final = 128
+# Damaged lanes that are said by name, each for itself.
+_MOST_NAMED: Final = 16
 # Liveness is asked of lanes that were quiet for so long.
 QUIET_S: Final = 1.0
 
@@ -177,7 +179,9 @@ class Poller:
             )
         except CodecError as exc:
             self._bad.add(epoch)
-            note(f"lane:{epoch}", f"lane {epoch} is damaged and left alone: {exc}")
+            # Who plants lanes by the thousand fills no log.
+            key = f"lane:{epoch}" if len(self._bad) <= _MOST_NAMED else "lane"
+            note(key, f"lane {epoch} is damaged and left alone: {exc}")
             return None
         except OSError as exc:
             self._waiting += 1
