@@ -66,6 +66,8 @@ _ADVICE: Final = {
     errno.ENOSPC: "make room on the spool's file system; df -h and df -i show it",
     errno.EDQUOT: "make room on the spool's file system, or raise the disk quota",
 }
+# Damaged lanes that are said by name, each for itself.
+_MOST_NAMED: Final = 16
 # Liveness is asked of lanes that were quiet for so long.
 QUIET_S: Final = 1.0
 
@@ -201,7 +203,9 @@ class Poller:
             )
         except CodecError as exc:
             self._bad.add(epoch)
-            note(f"lane:{epoch}", f"lane {epoch} is damaged and left alone: {exc}")
+            # Who plants lanes by the thousand fills no log.
+            key = f"lane:{epoch}" if len(self._bad) <= _MOST_NAMED else "lane"
+            note(key, f"lane {epoch} is damaged and left alone: {exc}")
             return None
         except OSError as exc:
             self._waiting[exc.errno or 0] += 1

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +40,11 @@ def reachable(spool: Path) -> list[int]:
     return found
 
 
+def open_now(path: Path, mode: str) -> IO[bytes]:
+    """Open a file without waiting for a lease on it to end."""
+    return open(path, mode, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK))
+
+
 class Hostile:
     """Random attacks on one spool.
 
@@ -52,15 +57,18 @@ class Hostile:
         who are at its mercy, and what these share.
     epochs : tuple of str
         Names of other lanes, to plant something beside them.
+    count : callable
+        Called behind each attack.
     """
 
-    def __init__(self, spool, seed, spared=(), epochs=()):
+    def __init__(self, spool, seed, spared=(), epochs=(), count=lambda: None):
         self._spool = spool
         self._lanes = spool / "lanes"
         self._draw = random.Random(seed)
         self._spared = spared
         self._epochs = [*epochs, "f" * 24, "0" * 24, "a" * 24, "b" * 24]
         self._leased: list[int] = []
+        self._count = count
 
     def run(self) -> None:
         """Attack until killed."""
@@ -77,11 +85,29 @@ class Hostile:
                 self._draw.choice(attacks)()
             except (OSError, ValueError):
                 continue
+            finally:
+                self._count()
 
     def existing(self) -> Path:
+        """Give something that is there, a pipe excepted: opening one may wait."""
         os.chmod(self._lanes, 0o700)
         names = [n for n in os.listdir(self._lanes) if not n.startswith(self._spared)]
-        return self._lanes / self._draw.choice(names or ["space"])
+        path = self._lanes / self._draw.choice(names or ["none"])
+        if path.is_fifo():
+            path.unlink()
+        return path
+
+    def content(self, path: Path) -> bytearray:
+        with open_now(path, "rb") as file:
+            return bytearray(file.read(1 << 20))
+
+    def owns(self) -> list[str]:
+        os.chmod(self._lanes, 0o700)
+        return [
+            name
+            for name in os.listdir(self._lanes)
+            if name.endswith(".own") and (self._lanes / name).is_file()
+        ]
 
     def new(self) -> Path:
         """Give a name for something planted; what had it is moved away."""
@@ -124,13 +150,13 @@ class Hostile:
         self.new().write_bytes(self._draw.randbytes(self._draw.randrange(9000)))
 
     def copy(self) -> None:
-        content = self.existing().read_bytes()[: 1 << 20]
+        content = self.content(self.existing())
         self.new().write_bytes(content)
 
     def twin(self) -> None:
         """Copy an `.own` and make it say that it is another lane's."""
-        names = [n for n in os.listdir(self._lanes) if n.endswith(".own")]
-        content = bytearray((self._lanes / self._draw.choice(names)).read_bytes())
+        names = self.owns()
+        content = self.content(self._lanes / self._draw.choice(names))
         epoch = f"{self._draw.getrandbits(96):024x}"
         content[12:24] = bytes.fromhex(epoch)
         for _ in range(self._draw.randrange(3)):
@@ -140,7 +166,7 @@ class Hostile:
         segment = self._draw.choice(names)[:24] + ".0.seg"
         path = self._lanes / segment
         if path.exists():
-            (self._lanes / f"{epoch}.0.seg").write_bytes(path.read_bytes()[: 1 << 20])
+            (self._lanes / f"{epoch}.0.seg").write_bytes(self.content(path))
 
     def rename(self) -> None:
         self.existing().rename(self.new())
@@ -173,25 +199,25 @@ class Hostile:
         fcntl.lockf(self._leased[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def truncate(self) -> None:
-        os.truncate(self.existing(), self._draw.choice((0, 1, 64, 128, 4096, 1 << 30)))
+        with open_now(self.existing(), "r+b") as file:
+            file.truncate(self._draw.choice((0, 1, 64, 128, 4096, 1 << 30)))
 
     def damage(self) -> None:
-        with self.existing().open("r+b") as file:
+        with open_now(self.existing(), "r+b") as file:
             file.seek(self._draw.randrange(6000))
             file.write(self._draw.randbytes(self._draw.randrange(1, 64)))
 
     def words(self) -> None:
         """Have an `.own` say anything: how much was begun, dropped, committed, closed."""
-        names = [n for n in os.listdir(self._lanes) if n.endswith(".own")]
-        with (self._lanes / self._draw.choice(names)).open("r+b") as file:
-            if not file.name.startswith(
-                tuple(f"{self._lanes}/{s}" for s in self._spared)
-            ):
-                file.seek(self._draw.randrange(64, 512, 8))
-                file.write(self._draw.choice((b"\xff" * 8, self._draw.randbytes(8))))
+        names = [name for name in self.owns() if not name.startswith(self._spared)]
+        with open_now(
+            self._lanes / self._draw.choice(names or ["none"]), "r+b"
+        ) as file:
+            file.seek(self._draw.randrange(64, 512, 8))
+            file.write(self._draw.choice((b"\xff" * 8, self._draw.randbytes(8))))
 
     def append(self) -> None:
-        with self.existing().open("ab") as file:
+        with open_now(self.existing(), "ab") as file:
             file.write(self._draw.randbytes(self._draw.randrange(1, 300)))
 
     def outside(self) -> None:

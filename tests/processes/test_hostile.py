@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 # More of them: FEMTOMP_TEST_ROUNDS=200 python -m pytest tests/processes/test_hostile.py
 ROUNDS = int(os.environ.get("FEMTOMP_TEST_ROUNDS", "2"))
 ROUND_S = 1.5
+MIN_ATTACKS = 100
 # No call of the master's may take longer, whatever lies in the lanes.
 PATIENCE_S = 30.0
 
@@ -166,7 +167,7 @@ def ask(server):
 def fuzzed(parent, path, seed):
     """Have a hostile worker attack for a while; return what is missing in the end."""
     draw = random.Random(seed)
-    returned = Returned(4)
+    returned, attacks = Returned(4), Returned(1)
     with server_of(parent, path) as server, Attached() as log:
         good = [fork(good_worker, returned, number) for number in (2, 3)]
         until(lambda: returned[2] and returned[3], "other workers log")
@@ -181,7 +182,10 @@ def fuzzed(parent, path, seed):
             log.info("hostile", extra={"worker": 9, "number": 0})
             become_nobody()
             log.info("hostile", extra={"worker": 9, "number": 1})
-            Hostile(server.spool, seed, (*spared, "space"), epochs).run()
+            Hostile(
+                server.spool, seed, (*spared, "space"), epochs,
+                count=lambda: attacks.set(0, attacks[0] + 1),
+            ).run()  # fmt: skip
 
         hostile = fork(attack)
         until_s = time.monotonic() + ROUND_S
@@ -203,7 +207,9 @@ def fuzzed(parent, path, seed):
         begun = time.monotonic()
         server.stop()
         assert time.monotonic() - begun < PATIENCE_S
+    print(f"{attacks[0]} attacks")
     assert ended == [-signal.SIGKILL] * 4, f"ended before: seed {seed}"
+    assert attacks[0] > MIN_ATTACKS
     return missing_and_double(lines(path / "a"), returned)[0]
 
 
