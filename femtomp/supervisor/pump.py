@@ -62,7 +62,7 @@ MAX_PART_BYTES: Final = 1024 * 1024
 # Behind one that is as large, a sink that gathers records does not wait for more.
 SMALL_BATCH_RECORDS: Final = 512
 # What waits in the lanes for such a batch: nobody counts records that were not read.
-_SMALL_BATCH_BYTES: Final = 128 * 1024
+_SMALL_BATCH_BYTES: Final = 256 * 1024
 # How often a sink that gathers looks at what waits.
 _GATHER_LOOK_S: Final = 0.02
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.

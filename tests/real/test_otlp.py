@@ -103,3 +103,20 @@ def test_few_records_are_gathered_for_one_request() -> None:
             assert server.stop(5).drained
             assert time.monotonic() - begin < 3
         assert len(receiver.requests) == 4
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_disabled_sdk_sends_all_the_same(monkeypatch, protocol) -> None:
+    """OTEL_SDK_DISABLED=true is not said of a sink that was asked for."""
+    require("otlp")
+    from tests.real.otlp import Receiver, any_value
+
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    with Receiver() as receiver:
+        grpc, http = receiver.grpc_endpoint, receiver.http_endpoint
+        sink = OTLPSink(grpc if protocol == "grpc" else http, protocol=protocol)
+        with femtomp.start_server(sink) as server, Attached() as log:
+            log.info("all the same")
+            assert server.flush(10)
+        bodies = [any_value(record.body) for _, _, record in receiver.records()]
+    assert "all the same" in bodies

@@ -59,10 +59,10 @@ def test_enough_for_a_batch_is_not_waited_with(pool) -> None:
     """What fills a batch is written although the interval is not over."""
     running, worker = gathering(pool)
     with running:
-        for n in range(3000):
+        for n in range(6000):
             pool.log(worker, n)
         pool.look()
-        wait_until(lambda: len(bodies(running.sink)) > 2000)
+        wait_until(lambda: len(bodies(running.sink)) > 4000)
 
 
 def test_segment_that_follows_is_not_waited_for(pool) -> None:
