@@ -5,9 +5,12 @@ had it, as far as a record tells: a `logging.Formatter` writes the same line her
 would have written there. No clock is read and no record factory is called; every call
 gives a new object, so a formatter may change it.
 
-What cannot come back: `msg` is the finished message and `args` is empty (the template
-is kept as `femtomp.template`); `exc_info` is None, and `exc_text` has the traceback;
-`relativeCreated` is 0.0 and `taskName` None, since a record does not hold them.
+`msg` is the template, as whoever groups messages by it (Sentry) needs, and
+`getMessage()` the finished message. `exc_info` is made again (`exception_info`), and
+`exc_text` has the traceback as the worker wrote it.
+
+What cannot come back: `args` is empty; `relativeCreated` is 0.0 and `taskName` None,
+since a record does not hold them.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from femtomp.codec.exception_info import exc_info
 from femtomp.codec.exceptions import ATTRIBUTE
+from femtomp.codec.values import as_text
 from femtomp.record import LEVEL, severity_number
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
     from femtomp.record import AnyValue, Record
 
+TEMPLATE: Final = "femtomp.template"
 _NANOSECONDS: Final = 1_000_000_000
 _NANOSECONDS_PER_MS: Final = 1_000_000
 # Beyond it `datetime.fromtimestamp` and `time.gmtime` raise: 9999-12-31, less a day for
@@ -43,6 +49,20 @@ _RENAMED: Final = frozenset((
     "thread.id",
     "thread.name",
 ))  # fmt: skip
+
+
+class _Rebuilt(logging.LogRecord):
+    """A LogRecord whose message was formatted in another process."""
+
+    # In no `__dict__`: formatters take what is there for fields.
+    __slots__ = ("said",)
+
+    said: tuple[object, str]
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        """Return the finished message, unless a filter has set another one."""
+        msg, body = self.said
+        return body if self.msg is msg and not self.args else super().getMessage()
 
 
 def to_log_record(record: Record) -> logging.LogRecord:
@@ -84,13 +104,18 @@ def to_log_record(record: Record) -> logging.LogRecord:
     '20 w-1[7] shop: hi ann'
     """
     attributes = record.attributes
-    made = logging.LogRecord.__new__(logging.LogRecord)
+    made = _Rebuilt.__new__(_Rebuilt)
+    body = record.body
+    template = attributes.get(TEMPLATE)
+    msg = template if type(template) is str else body
+    made.said = msg, as_text(body)
     values = made.__dict__
     values.update(_EMPTY)
     values.update(
         name=record.logger,
-        msg=record.body,
+        msg=msg,
         args=(),
+        exc_info=exc_info(attributes),
         levelname=record.severity_text,
         levelno=_level(record),
         exc_text=_text_or_none(attributes.get("exception.stacktrace")),

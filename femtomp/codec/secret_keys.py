@@ -12,12 +12,21 @@ and with any separator: ``api_key`` is in ``X-API-Key``, ``apiKey`` and ``my.api
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
+
+from femtomp.codec.secret_forms import (
+    NAME_KEYS,
+    OTHER_SIGNS,
+    has_other_sign,
+    spans_in,
+)
+from femtomp.codec.secret_text import MARK, WHOLE_LINE, value_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MARK: Final = "[redacted]"
 # Whoever logs under one of these names hands over something that lets others in.
 STANDARD_KEYS: Final = (
     "password", "passwords",  "passwd", "passphrase", "pwd", "pgpassword",
@@ -35,28 +44,13 @@ _MAX_KEY_CHARS: Final = 160
 # must not fill the memory.
 MAX_KNOWN: Final = 4096
 
+# Of so many parts each one's last word is looked at.
+_FEW_PARTS: Final = 6
+
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\dA-Z_]++|[A-Z]|[0-9]++")
 _SEPARATOR: Final = re.compile(r"[:=]")
 # Read from its end: quotes and spaces, then the key, then what stands before it.
 _KEY_BACKWARDS: Final = re.compile(r"[ \t]*+(?:[\"']\\*+)?([\w.\-]++)([\"'])?")
-_SPACE: Final = re.compile(r"[=>~ \t]*+")
-_QUOTE: Final = re.compile(r"[bBfFrRuU]{0,2}(\\*+)([\"'])")
-_BRACKET: Final = re.compile(r"[\"'\\()\[\]{}]")
-_PEM_BEGIN: Final = "-----BEGIN "
-_PEM_END: Final = "-----END "
-_LINE: Final = re.compile(r"[^\r\n]*+")
-# "Basic dXNlcg==": the scheme is no secret, what follows is.
-_SCHEME: Final = re.compile(
-    r"(?:apikey|basic|bearer|digest|negotiate|token)[ \t]++(?=\S)", re.IGNORECASE
-)
-# A comma, bracket or quote is part of a value unless something else follows that
-# looks like its end: a space, another such sign, the next key.
-_VALUE: Final = re.compile(
-    r"(?:[^\s,;&)\]}>\"'|\\]|"
-    r"[,;&)\]}>\"'|\\](?![\s,;&)\]}>\"'|\\]|\Z|[\w.\-]++[\"']?[:=]))*+"
-)
-# Their values have spaces, commas and quotes of their own.
-_WHOLE_LINE: Final = frozenset(("authorization", "cookie", "cookies"))
 
 
 class SecretKeys:
@@ -81,6 +75,9 @@ class SecretKeys:
         self._longest = max(map(len, self._names), default=0)
         self._shortest = _shortest(self._names)
         self._known: dict[str, str] = {}
+        self._clean_words: set[str] = set()
+        # Of the texts of one batch, those that were seen to have no secret's name.
+        self._nameless: set[str] = set()
 
     def has(self, key: str) -> bool:
         """Tell whether a key's value is secret."""
@@ -105,7 +102,7 @@ class SecretKeys:
             for part in parts[first:]:
                 run += part
                 if run in self._names:
-                    if run in _WHOLE_LINE:
+                    if run in WHOLE_LINE:
                         return run
                     found = run
                 if len(run) > self._longest:
@@ -113,19 +110,79 @@ class SecretKeys:
         return found
 
     def is_in(self, text: str) -> bool:
-        """Tell whether a text holds a value to be left out; the usual text does not.
+        """Tell whether a text holds a value to be left out; the usual text does not."""
+        return self.has_pair(text) or (has_other_sign(text) and self.has_other(text))
 
-        Most are told by what they lack: 0.5 us, where each separator takes 1.5.
+    def has_pair(self, text: str) -> bool:
+        """Tell whether a text holds one behind a "=" or ":".
+
+        Of few separators the words before them are looked up: 0.1 us each. A text of
+        many is told by the names that it lacks: 0.5 us and more.
         """
-        joined = text.lower().replace("_", "").replace("-", "").replace(".", "")
-        for name in self._shortest:
-            if name in joined:
-                break
-        else:
+        parts = text.replace(":", "=").split("=")
+        if len(parts) > _FEW_PARTS:
+            if not self._has_name(text):
+                self._nameless.add(text)
+                return False
+            return self._is_before_any(text)
+        del parts[-1]
+        clean = self._clean_words
+        for part in parts:
+            word = part.rstrip(" \t").rpartition(" ")[2]
+            if word not in clean and self._may_be_key(word):
+                return self._is_before_any(text)
+        return False
+
+    def has_other(self, text: str) -> bool:
+        """Tell whether a text holds one in another form."""
+        if not self._has_name(text):
+            self._nameless.add(text)
             return False
+        return bool(spans_in(text, self.has))
+
+    def with_others(self, texts: list[str]) -> set[str]:
+        """Return the texts that hold one in another form.
+
+        They are looked at as one: where a sign stands nowhere, that is 50 times as fast
+        as text by text.
+        """
+        whole = "\0".join(texts)
+        ends: list[int] = []
+        found: set[str] = set()
+        for sign in OTHER_SIGNS:
+            # A single character that is nowhere costs next to nothing.
+            at = whole.find(sign) if sign[0] in whole else -1
+            if at >= 0 and not ends:
+                ends = [*accumulate([len(text) + 1 for text in texts])]
+            while at >= 0:
+                number = bisect_right(ends, at)
+                text = texts[number]
+                if text not in self._nameless and self.has_other(text):
+                    found.add(text)
+                at = whole.find(sign, ends[number])
+        self._nameless.clear()
+        return found
+
+    def _has_name(self, text: str) -> bool:
+        joined = text.lower().replace("_", "").replace("-", "").replace(".", "")
+        return any(name in joined for name in self._shortest)
+
+    def _is_before_any(self, text: str) -> bool:
         for separator in _separators(text):
             if self._key_before(text, separator.start(), 0) is not None:
                 return True
+        return bool(spans_in(text, self.has))
+
+    def _may_be_key(self, word: str) -> bool:
+        """Tell whether the end of a word is a secret key, or names one: "name: ..."."""
+        match = _KEY_BACKWARDS.match(word[-_MAX_KEY_CHARS:][::-1])
+        key = "" if match is None else match[1][::-1]
+        if self._name_in(key) or key.lower() in NAME_KEYS:
+            return True
+        if len(word) <= _MAX_KEY_CHARS:
+            if len(self._clean_words) >= MAX_KNOWN:
+                self._clean_words.clear()
+            self._clean_words.add(word)
         return False
 
     def leave_out(
@@ -143,6 +200,7 @@ class SecretKeys:
         >>> keys.leave_out('{"api_key": "a\\"b", "n": 1}')
         ('{"api_key": "[redacted]", "n": 1}', 1)
         """
+        text, others = self._without_other_forms(text, keep)
         kept: list[str] = []
         at = 0
         for separator in _separators(text):
@@ -152,14 +210,28 @@ class SecretKeys:
             name, quote = self._key_before(text, here, at) or ("", "")
             if not name:
                 continue
-            start, end = _value_at(text, here + 1, name, quote)
+            start, end = value_at(text, here + 1, name, quote)
             if start == end or text[start:end] == MARK:
                 continue
             if keep is None or not keep.fullmatch(text, start, end):
                 kept += [text[at:start], MARK]
                 at = end
         if not kept:
+            return text, others
+        return "".join([*kept, text[at:]]), len(kept) // 2 + others
+
+    def _without_other_forms(
+        self, text: str, keep: re.Pattern[str] | None
+    ) -> tuple[str, int]:
+        spans = spans_in(text, self.has)
+        if not spans:
             return text, 0
+        kept: list[str] = []
+        at = 0
+        for start, end in spans:
+            if keep is None or not keep.fullmatch(text, start, end):
+                kept += [text[at:start], MARK]
+                at = end
         return "".join([*kept, text[at:]]), len(kept) // 2
 
     def _key_before(self, text: str, here: int, at: int) -> tuple[str, str] | None:
@@ -201,73 +273,3 @@ def _shortest(names: Iterable[str]) -> tuple[str, ...]:
 
 def _separators(text: str) -> Iterable[re.Match[str]]:
     return _SEPARATOR.finditer(text)
-
-
-def _value_at(text: str, at: int, name: str, quote: str) -> tuple[int, int]:
-    """Return where the value behind a separator begins and ends."""
-    start = _end(_SPACE, text, at)
-    if text[start : start + 1] == ":":  # C++'s and Rust's paths
-        return start, start
-    if text.startswith(_PEM_BEGIN, start):
-        end = text.find(_PEM_END, start)
-        return start, len(text) if end < 0 else _end(_LINE, text, end)
-    if (opened := _QUOTE.match(text, start)) is not None:
-        level, sign = len(opened[1]), opened[2]
-        return opened.end(), _closing(text, opened.end(), sign, level)
-    if name in _WHOLE_LINE:
-        end = _end(_LINE, text, start)
-        closing = text.find(quote, start, end) if quote else -1
-        return start, end if closing < 0 else closing
-    if text.startswith(MARK, start):
-        return start, start + len(MARK)
-    if text[start : start + 1] in ("(", "[", "{"):
-        return start, _closing_bracket(text, start)
-    if (scheme := _SCHEME.match(text, start)) is not None:
-        start = scheme.end()
-    return start, _end(_VALUE, text, start)
-
-
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return at if match is None else match.end()
-
-
-def _closing(text: str, at: int, sign: str, level: int) -> int:
-    """Return where a quoted value ends; one that is not closed, with the text.
-
-    `level` is how many backslashes stand before its quotes, as in JSON within JSON.
-    """
-    here = at
-    while (here := text.find(sign, here)) >= 0:
-        first = here
-        while first > at and text[first - 1] == "\\":
-            first -= 1
-        slashes = here - first
-        if level == 0 and slashes % 2 == 0:
-            return here
-        if level and slashes <= level:
-            return first
-        here += 1
-    return len(text)
-
-
-def _closing_bracket(text: str, at: int) -> int:
-    """Return where a list or dict ends, quoted brackets aside."""
-    depth = 0
-    sign = ""
-    skip = -1
-    for match in _BRACKET.finditer(text, at):
-        found = match[0]
-        if match.start() == skip:
-            continue
-        if found == "\\":
-            skip = match.end()
-        elif sign:
-            sign = "" if found == sign else sign
-        elif found in "\"'":
-            sign = found
-        else:
-            depth += 1 if found in "([{" else -1
-            if depth == 0:
-                return match.end()
-    return len(text)

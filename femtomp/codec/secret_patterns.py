@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from femtomp.codec.secret_keys import MARK
+from femtomp.codec.secret_text import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

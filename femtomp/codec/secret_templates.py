@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from femtomp.codec.secret_keys import MARK, MAX_KNOWN
+from femtomp.codec.secret_keys import MAX_KNOWN
+from femtomp.codec.secret_text import MARK
 
 if TYPE_CHECKING:
     from femtomp.codec.secret_keys import SecretKeys

@@ -191,7 +191,7 @@ def test_record_of_another_making_has_what_formatters_need() -> None:
     record = Record(0, 9, "", "", {"a": 1}, {}, Resource({}))
     form = "%(pathname)s:%(lineno)d %(funcName)s %(thread)d %(process)d %(message)s"
     assert logging.Formatter(form).format(to_log_record(record)) == (
-        "(unknown file):0 (unknown function) 0 0 {'a': 1}"
+        '(unknown file):0 (unknown function) 0 0 {"a":1}'
     )
 
 

@@ -12,9 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from femtomp.codec.redaction import COUNT, Redactor
-from femtomp.codec.secret_keys import MARK, STANDARD_KEYS, SecretKeys
+from femtomp.codec.secret_keys import STANDARD_KEYS, SecretKeys
 from femtomp.codec.secret_patterns import PATTERNS
 from femtomp.codec.secret_templates import SecretTemplates, leave_out_arguments
+from femtomp.codec.secret_text import MARK
 from femtomp.record import Record, Resource, Scope
 from femtomp.redaction import PATTERN_NAMES
 from femtomp.testing import HOSTILE_RECORDS
@@ -154,9 +155,142 @@ def test_values_behind_keys_are_left_out_of_texts(text):
         assert redacted.attributes[COUNT] >= 1
 
 
+PAIRS_IN_TEXTS = [
+    f"headers [('Authorization', 'Bearer {SECRET}')]",
+    f"[(b'authorization', b'Bearer {SECRET}'), (b'x', b'y')]",
+    f'{{"headers": [["Authorization", "Bearer {SECRET}"], ["Host", "a"]]}}',
+    rf'"[[\"Cookie\", \"sid={SECRET}\"]]"',
+    f"(200, [('Set-Cookie', 'sid={SECRET}; HttpOnly')])",
+    f'[\n  "Authorization",\n  "{SECRET}"\n]',
+    f"cut off [('Authorization', 'Bearer {SECRET}",
+    f"[('n', 1), ('token', {SECRET}), ('z', 2)]",
+    f"(('token', ('a', '{SECRET}')), 3)",
+    f"argv ['mysql', '--password', '{SECRET}', '-u']",
+    f'["--api-key", "{SECRET}"]',
+    f"running mysql --password {SECRET} -u x",
+    f"curl --token '{SECRET} b' -v",
+    f"tool --password={SECRET} -v",
+    f"{{'name': 'DB_PASSWORD', 'value': '{SECRET}'}}",
+    f'{{"key":"DB_PASSWORD","value":"{SECRET}"}}',
+    f"EnvVar(name='DB_PASSWORD', value='{SECRET}', value_from=None)",
+    f"- name: DB_PASSWORD\n  value: {SECRET}\n- name: X\n  value: y",
+    f"<password>{SECRET}</password>",
+    f"<ns:Password a='1'>{SECRET}</ns:Password><b>c</b>",
+    f"<token><![CDATA[{SECRET}]]></token>",
+]
+
+
+@pytest.mark.parametrize("text", PAIRS_IN_TEXTS)
+def test_pairs_options_and_elements_are_left_out_of_texts(text):
+    """A value whose name is a pair's, an option's or an element's is left out."""
+    redactor = Redactor()
+    clean = make(attributes={"a": "b", "c": ["d"]})
+    redactor.records([clean])
+    for record in (
+        clean._replace(body=text),
+        clean._replace(attributes={"a": text, "c": ["d"]}),
+        clean._replace(attributes={"a": "b", "c": [text]}),
+        clean._replace(attributes={"a": "b", "c": [{"e": text.encode()}]}),
+        make(attributes={"exception.stacktrace": f"Error\n{text}\n"}),
+    ):
+        for redact in (redactor, everything()):
+            first, redacted, last = redact.records([clean, record, clean])
+            assert (first, last) == (clean, clean)
+            assert not holds(redacted, SECRET)
+            assert holds(redacted, MARK)
+            assert redacted.attributes[COUNT] >= 1
+
+
+PAIRS = [
+    [["Authorization", f"Bearer {SECRET}"], ["Cookie", SECRET], ["Host", "a"]],
+    [[b"authorization", f"Bearer {SECRET}".encode()], [b"x", b"y"]],
+    ["token", SECRET],
+    ["password", [SECRET, 1]],
+    [{"name": "DB_PASSWORD", "value": SECRET}, {"name": "N", "value": 1}],
+    {"key": "api_key", "value": SECRET},
+    {"Key": "ApiKey", "Value": {"stringValue": SECRET}},
+    {"header": "cookie", "value": SECRET.encode()},
+    {"name": b"cookie", "value": SECRET},
+    ["mysql", "--password", SECRET, "-u", "ann"],
+    ["mysql", "--password", SECRET],
+    ["pwsh", "-Password", SECRET],
+    [b"mysql", b"--password", SECRET.encode()],
+    ["mysql", f"--password={SECRET}"],
+    {"argv": [1, ["--token", SECRET]]},
+]
+
+
+@pytest.mark.parametrize("value", PAIRS, ids=range(len(PAIRS)))
+def test_pairs_are_left_out_of_fields(value):
+    """Lists of pairs, names with values and arguments lose their secrets alone."""
+    redactor = Redactor()
+    clean = make(attributes={"a": "b", "c": ["d"]})
+    redactor.records([clean])
+    for record in (
+        clean._replace(attributes={"a": "b", "c": value}),
+        clean._replace(attributes={"a": "b", "c": [{"deep": value}]}),
+        clean._replace(body=value),
+    ):
+        (redacted,) = redactor.records([record])
+        assert not holds(redacted, SECRET)
+        assert holds(redacted, MARK)
+    found = Redactor().record(make(attributes={"c": value})).attributes["c"]
+    assert len(found) == len(value)
+
+
+def test_fields_that_name_a_value_beside_them():
+    """The fields `key` and `value` of one record are a pair as well."""
+    redactor = Redactor()
+    clean = make(attributes={"key": "colour", "value": "red"})
+    for _ in range(2):
+        assert redactor.records([clean]) == [clean]
+    (redacted,) = redactor.records(
+        [clean._replace(attributes={"key": "api_token", "value": SECRET})]
+    )
+    assert redacted.attributes == {
+        "key": "api_token", "value": MARK, COUNT: 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["id", "password", "email"],
+        [["id", 1], ["user", "ann"]],
+        ["wrong password given", "try again"],
+        ["--password", "-u", "ann"],
+        ["--no-password", "db"],
+        ["--verbose", "x"],
+        {"name": "DB_HOST", "value": "db"},
+        {"name": "DB_PASSWORD", "value": None},
+        {"name": "DB_PASSWORD", "default": "x"},
+        ["token", None],
+        ["token"],
+        "columns ['id', 'password', 'email']",
+        "usage: login <user> <password> now",
+        "usage: login --password -u ann",
+        "mysql --no-password db",
+        "name: DB_HOST value: db",
+        "</password>",
+        "it's the 'password', he said",
+        "a -- token b",
+    ],
+    ids=repr,
+)
+def test_what_is_no_pair_stays(value):
+    """Names without a value of their own, and others' values, are left alone."""
+    for record in (make(body=value), make(attributes={"c": value})):
+        assert Redactor().record(record) is record
+        assert Redactor().records([record]) == [record]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("[('token', 'a'), ('n', 1)] n=2", "[('token', '[redacted]'), ('n', 1)] n=2"),
+        ("run --token a -v", "run --token [redacted] -v"),
+        ("<token>a</token> b", "<token>[redacted]</token> b"),
+        ("<token>[redacted]</token>", "<token>[redacted]</token>"),
         ("login user=ann password=a,b, ok", "login user=ann password=[redacted], ok"),
         ('{"token": "a", "n": 1}', '{"token": "[redacted]", "n": 1}'),
         ("f(token='a', n=1)", "f(token='[redacted]', n=1)"),
@@ -435,7 +569,11 @@ def cost_s(redactor: Redactor, text: str) -> float:
         "authorization:", "authorization: '", "eyJ", "eyJ.", "eyJ-", "-eyJa.", "4", "4 ",
         "4-", "4111 ", "://", "://a:", "://a:b", "a@", "-----BEGIN ",
         "-----BEGIN PRIVATE KEY-----", "bearer ", "bearer a ", "AKIA", "%", "%(", "%s",
-        "%(token)s", "token %s", "%%", "abcdabc",
+        "%(token)s", "token %s", "%%", "abcdabc", "('token', ", "('token', 'a') ",
+        "('token',(", '("token", \'', '\\"token\\", \\"', "['--token', ", "--token ",
+        "--token a ", "--", "<token>", "<token>a</token>", "<token", "</", "<a>", "< a",
+        "name: token value: ", "name: token value:(", "name=token", "name = ",
+        "name: token ", "value=", "', ",
     ],
 )  # fmt: skip
 def test_time_is_linear_in_the_text(piece):

@@ -16,6 +16,7 @@ from femtomp.errors import ConfigError, StartError
 from femtomp.record import Record, Resource
 from femtomp.sinks import Delivered, Stumbled, Unseen
 from femtomp.sinks.handler import _Handler, open_driver
+from tests.codec.test_logrecord import carried
 from tests.processes.harness import Attached, fork, until
 from tests.sinks.handlers import Scripted
 
@@ -168,3 +169,46 @@ def test_a_handler_that_cannot_be_made_fails_the_start(tmp_path) -> None:
     with pytest.raises((ConfigError, StartError), match="password") as caught:
         femtomp.start_server(sink, spool_parent=tmp_path)
     assert "hunter2" not in str(caught.value)
+
+
+def test_sentry_gets_types_frames_and_one_issue_for_a_template() -> None:
+    """Sentry's handler reads the exception and the template of what workers logged."""
+    sentry_sdk = pytest.importorskip("sentry_sdk")
+    from sentry_sdk.integrations.logging import EventHandler
+    from sentry_sdk.transport import Transport
+
+    sent = []
+
+    class Kept(Transport):
+        def capture_envelope(self, envelope):
+            sent.extend(item.payload.json for item in envelope.items)
+
+    logger = logging.Logger("shop")
+    kept = Scripted({})
+    logger.addHandler(kept)
+    for item in ("tea", "milk"):
+        try:
+            raise LookupError(item)
+        except LookupError:
+            logger.exception("cannot sell %s", item)
+    records = [carried(each) for each in kept.kept]
+    with sentry_sdk.isolation_scope():
+        client = sentry_sdk.Client(
+            dsn="http://k@127.0.0.1:9/1", transport=Kept, default_integrations=False
+        )
+        with sentry_sdk.new_scope() as scope:
+            scope.set_client(client)
+            assert _Handler(EventHandler()).write(records) == Delivered()
+        client.close()
+    events = [event for event in sent if "exception" in event]
+    assert [event["logentry"]["message"] for event in events] == ["cannot sell %s"] * 2
+    assert [event["logentry"]["formatted"] for event in events] == [
+        "cannot sell tea",
+        "cannot sell milk",
+    ]
+    for event, item in zip(events, ("tea", "milk"), strict=True):
+        (found,) = event["exception"]["values"]
+        assert (found["type"], found["value"]) == ("LookupError", item)
+        (frame,) = found["stacktrace"]["frames"]
+        assert frame["function"].endswith("one_issue_for_a_template")
+        assert frame["abs_path"] == __file__
