@@ -27,6 +27,7 @@ from femtomp.sinks import (
     Driver,
     Gathers,
     Outcome,
+    Paced,
     Refused,
     Reopens,
     RetryAfter,
@@ -340,6 +341,8 @@ class Pump(threading.Thread):
         outcome = self._blame.ask(records, size)
         if self._blame.deliveries > before or isinstance(outcome, Refused):
             self._took()
+        elif isinstance(outcome, Paced):
+            self._idle_since = None
         elif isinstance(outcome, RetryAfter) and not outcome.accepted:
             self._took_nothing(outcome)
         return outcome
