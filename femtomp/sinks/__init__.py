@@ -41,6 +41,12 @@ class RetryAfter(NamedTuple):
     refused: Mapping[str, int] = {}
 
 
+class Paced(RetryAfter):
+    """The driver itself takes no more for now; its destination is well."""
+
+    __slots__ = ()
+
+
 class Refused(NamedTuple):
     """The destination will never take this batch: counted with the reason."""
 

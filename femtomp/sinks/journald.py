@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.codec.journald import Encoder
 from femtomp.errors import ConfigError
-from femtomp.sinks import Delivered, RetryAfter
+from femtomp.sinks import Delivered, Paced, RetryAfter
 from femtomp.sinks.journald_rate import PACE_DELAY_S, budget_of_unit
 from femtomp.sinks.journald_senders import Senders
 from femtomp.sinks.journald_suppressed import Suppressed
@@ -161,7 +161,7 @@ class _Journald:
             self._suppressed.look()
         for accepted, record in enumerate(batch):
             if self._budget is not None and self._must_wait(record):
-                return RetryAfter(PACE_DELAY_S, "", accepted)
+                return Paced(PACE_DELAY_S, "", accepted)
             try:
                 self._deliver(record)
             except BlockingIOError:

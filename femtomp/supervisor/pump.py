@@ -30,6 +30,7 @@ from femtomp.sinks import (
     Ends,
     Gathers,
     Outcome,
+    Paced,
     Refused,
     Reopens,
     RetryAfter,
@@ -407,6 +408,8 @@ class Pump(threading.Thread):
             pass
         elif self._blame.deliveries > before or isinstance(outcome, Refused):
             self._took()
+        elif isinstance(outcome, Paced):
+            self._idle_since = None
         elif isinstance(outcome, RetryAfter) and not outcome.accepted:
             self._took_nothing(outcome)
         return outcome

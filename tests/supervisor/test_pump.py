@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from femtomp.codec import wire
 from femtomp.lanes.cursor import Counters, read_cursors, sink_key
-from femtomp.sinks import Delivered, Refused, RetryAfter
+from femtomp.sinks import Delivered, Paced, Refused, RetryAfter
 from femtomp.supervisor import blame
 from femtomp.supervisor import pump as module
 from femtomp.supervisor.news import News
@@ -448,6 +448,22 @@ def test_a_destination_that_takes_nothing_for_long_is_down(pool, monkeypatch) ->
         took.set()
         running.drain()
         assert not running.pump.is_stalled
+
+
+def test_a_driver_that_paces_itself_is_not_down(pool) -> None:
+    """Who waits for a budget of its own has no destination that is down."""
+    clock = module.time
+
+    class Slow(CollectingSink):
+        def _outcome(self, _):
+            clock.advance(2.0)
+            return Paced(0.01) if len(self.batches) < 10 else Delivered()
+
+    pool.log(pool.worker(), "a")
+    with Running(pool, sink := Slow()) as running:
+        running.drain()
+    assert len(sink.batches) >= 10
+    assert running.pump.outage.since_s == 0.0
 
 
 def test_batches_are_bounded_by_bytes(pool, monkeypatch) -> None:
