@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 from femtomp.errors import CodecError
+from femtomp.lanes.thrown import thrown_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -229,7 +230,9 @@ def high(descriptor: int) -> int:
     """Move a descriptor to 512 or above, close-on-exec, where the limit allows it."""
     try:
         moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
-    except OSError:
+    except OSError as exc:
+        if thrown_in(exc):
+            raise
         return descriptor
     os.close(descriptor)
     return moved
@@ -245,7 +248,9 @@ def is_known(known: tuple[int, int, int]) -> bool:
     """Tell whether a descriptor is still open, and of the same file."""
     try:
         status = os.fstat(known[0])
-    except OSError:
+    except OSError as exc:
+        if thrown_in(exc):
+            raise
         return False
     return (status.st_dev, status.st_ino) == known[1:]
 
@@ -355,5 +360,6 @@ def open_regular(
 def _unlink_quietly(directory: int, name: str) -> None:
     try:
         os.unlink(name, dir_fd=directory)
-    except OSError:
-        pass
+    except OSError as exc:
+        if thrown_in(exc):
+            raise

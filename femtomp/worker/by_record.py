@@ -14,6 +14,7 @@ import sys
 from types import FunctionType
 from typing import Any, Final
 
+from femtomp.lanes.thrown import thrown_in
 from femtomp.worker.capture import FIELDS
 from femtomp.worker.plain import key, plain, type_name
 
@@ -53,7 +54,7 @@ def by_record(
         log(level, message, *arguments, extra={**shown, **beside}, **options)
     except KeyError as exc:
         # The user's record factory gives its records such an attribute.
-        if _OVERWRITE not in str(exc):
+        if thrown_in(exc) or _OVERWRITE not in str(exc):
             raise
         beside = {FIELDS: {**shown, **taken}}
         log(level, message, *arguments, extra=beside, **options)
@@ -123,7 +124,9 @@ def _mapping(extra: object) -> dict[str, Any]:
         return {}
     try:
         return {key(k): v for k, v in dict(extra).items()}  # type: ignore[call-overload]
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return {"extra": extra}
 
 
@@ -146,4 +149,6 @@ def _value(given: Any) -> Any:
     try:
         return given()
     except Exception as exc:
+        if thrown_in(exc):
+            raise
         return f"<lambda: cannot be called: {type_name(exc)}>"

@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
-import time
+from time import monotonic_ns
 from typing import Any, Final, NamedTuple
+
+from femtomp.lanes.thrown import thrown_in
 
 LEVELS: Final = "levels"
 _MAX_BYTES: Final = 256 * 1024
@@ -46,7 +47,9 @@ class Levels:
         self._server: int | None = None
         # The next time that one of them is over, of the monotonic clock.
         self._until_ns: int | None = None
-        self._lock = threading.Lock()
+        # Whose it is took it out. No lock: an exception that a signal handler throws in
+        # behind `acquire` would leave that locked for ever, behind `del` none can come.
+        self._turn = [True]
 
     def heed(self, directory: int, *, again: bool = False) -> None:
         """Do what the file says, if it is new or a time is over.
@@ -59,7 +62,9 @@ class Levels:
             Though nothing is new: the program has just set levels of its own.
         """
         # A thread that looks now will do: nobody waits. Nor does a call inside this.
-        if not self._lock.acquire(blocking=False):
+        try:
+            del self._turn[0]
+        except IndexError:
             return
         try:
             seen = self._look(directory)
@@ -69,27 +74,29 @@ class Levels:
                 self._apply()
                 self._seen = seen
         except _FAULTS as exc:
-            if isinstance(exc, OSError) and exc.errno is None:
-                raise  # no call's failure: thrown in by a signal handler
+            if thrown_in(exc):
+                raise
         finally:
-            self._lock.release()
+            self._turn.append(True)
 
     def follow(self, level: int) -> None:
         """Note that the root logger has the server's level, and is to keep to it."""
         self._server = level
 
-    def forget_lock(self) -> None:
+    def forget_turn(self) -> None:
         """Begin anew in a forked child; levels and what was before are inherited."""
-        self._lock = threading.Lock()
+        self._turn = [True]
 
     def _is_over(self) -> bool:
-        return self._until_ns is not None and time.monotonic_ns() >= self._until_ns
+        return self._until_ns is not None and monotonic_ns() >= self._until_ns
 
     def _look(self, directory: int) -> tuple[int, int] | None:
         """Read the file if it is another one; return which it is."""
         try:
             there = os.stat(LEVELS, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
+            if thrown_in(exc):
+                raise
             seen = None
         else:
             seen = (there.st_ino, there.st_mtime_ns)
@@ -115,7 +122,7 @@ class Levels:
         self._server = level
 
     def _apply(self) -> None:
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         wanted = {
             name: level
             for name, (level, until) in self._wanted.items()

@@ -19,6 +19,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from femtomp.codec.wire import encode
+from femtomp.lanes.thrown import thrown_in
 from femtomp.record import MAX_DEPTH
 from femtomp.worker import context
 from femtomp.worker.by_record import (
@@ -228,7 +229,9 @@ class Logger:
         way: Any = handler._channel  # noqa: SLF001 - this module is its other half
         try:
             payload = self._payload(way, level, message, args, fields)
-        except Exception:
+        except Exception as exc:
+            if thrown_in(exc):
+                raise
             payload = None  # the standard way marks what cannot be rendered
         if payload is None or len(payload) > way.limits.harmless_bytes:
             by_record(self._logger, level, message, args, self._fields, fields)
