@@ -14,6 +14,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from femtomp.codec.wire import uncoloured
 from femtomp.lanes.thrown import thrown_in
 from femtomp.worker import exceptions
 from femtomp.worker.capture import Attributes, given_with, message
@@ -47,7 +48,7 @@ def prepare() -> None:
 def line_of(record: logging.LogRecord) -> str:
     """Return what is said of a record."""
     of = Attributes(record)
-    head = f"{text(of['levelname'])} {_process(of)}{text(of['name'])}: "
+    head = f"{uncoloured(text(of['levelname']))} {_process(of)}{text(of['name'])}: "
     prepare()
     if not _redact:
         # Its arguments and fields may be secrets; the program's own text is none.
@@ -58,6 +59,12 @@ def line_of(record: logging.LogRecord) -> str:
         fields["femtomp.format_error"] = problem
     said = f"{_time(of)} {head}{body}{pairs(fields)}{_stacks(of)}"
     return _redact[0](said)[0]
+
+
+def shown(fields: Mapping[str, Any]) -> str:
+    """Return fields as they stand behind a message, without secrets."""
+    prepare()
+    return _redact[0](pairs(fields))[0] if _redact else ""
 
 
 def pairs(fields: Mapping[str, Any]) -> str:
