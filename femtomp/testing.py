@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from femtomp.checks import number_of_level
 from femtomp.codec.exception_tree import ExceptionTree, read_exception
 from femtomp.lanes import place
 from femtomp.lanes.content import LaneContent, check_lane, hold
@@ -122,7 +123,7 @@ def captured_records(
         previous = target.level, os.environ.get(SPOOL_VARIABLE)
         os.environ[SPOOL_VARIABLE] = str(spool.path)
         target.addHandler(handler)
-        target.setLevel(level)
+        target.setLevel(number_of_level(level))
         records = CapturedRecords(Puller(spool, {"service.name": "captured"}))
         try:
             yield records

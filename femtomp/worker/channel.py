@@ -135,6 +135,7 @@ class Channel(Taken):
                     raise
             else:
                 self.limits = _limits_of(spool)
+                self.levels.know(spool.manifest)
                 spool.close()
             # Where there is no server `send` says it, and asks again.
             self._knows_limits = True
@@ -225,6 +226,7 @@ class Channel(Taken):
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
         self.limits = _limits_of(spool)
+        self.levels.know(spool.manifest)
         self._knows_limits = True
         self._is_full = False
         self._heed_levels()

@@ -12,10 +12,11 @@ import os
 import sys
 from typing import Any, Final, Literal, TypeAlias
 
+from femtomp.checks import number_of_level
 from femtomp.errors import ConfigError, NoServerError
 from femtomp.lanes.thrown import thrown_in
 from femtomp.lanes.writer import LaneLostError
-from femtomp.worker.capture import from_log_record, to_log_record
+from femtomp.worker.capture import from_log_record, message, to_log_record
 from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
 from femtomp.worker.fallback import line_of, prepare
 from femtomp.worker.fork import catch_up, mark
@@ -62,7 +63,7 @@ class WorkerHandler(logging.Handler):
         spool: str | os.PathLike[str] | None = None,
         missing: Missing = "raise",
     ) -> None:
-        super().__init__(level)
+        super().__init__(number_of_level(level))
         if missing not in MISSING:
             msg = f"missing must be one of {', '.join(MISSING)}, not {missing!r}"
             raise ConfigError(msg)
@@ -280,6 +281,27 @@ class WorkerHandler(logging.Handler):
             say(f"a record of {name} was dropped: {described(exc)}; it was:")
             self._fall_back(record)
 
+    def setLevel(self, level: int | str) -> None:  # noqa: N802 - logging's name
+        """Set the level, by number or by any name that femtomp takes."""
+        super().setLevel(number_of_level(level))
+
+    @staticmethod
+    def body_of(record: logging.LogRecord) -> tuple[str, str | None]:
+        """Return a record's message; if it cannot be formatted, its parts and why."""
+        return message(record)
+
+    def is_heard(self, name: str, level: int) -> bool:
+        """Return whether the server's levels let a logger's record of a level pass.
+
+        For front ends with levels of their own, such as loguru; loggers of `logging`
+        have the server's by `worker_init`.
+        """
+        way = self._channel
+        if way is None:
+            return True
+        way.known_limits()
+        return level >= way.levels.least(name)
+
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802
         """Refuse a formatter: workers send records, and the sinks have formats.
 
@@ -381,7 +403,7 @@ def worker_handler(
     >>> logging.getLogger("shop").addHandler(handler)
     >>> logging.getLogger("shop").removeHandler(handler)
     """
-    number = logging._checkLevel(level)  # type: ignore[attr-defined]  # noqa: SLF001
+    number = number_of_level(level)
     path = find_spool(spool)
     # What it names and sets, others who have that handler too must not get.
     asks = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001

@@ -43,6 +43,9 @@ class Levels:
         self._seen: tuple[int, int] | None = None
         self._wanted: dict[str, tuple[int, int | None]] = {}
         self._given: dict[str, _Given] = {}
+        # What the server has said itself: its own level, and its loggers'.
+        self._least = 0
+        self._said: dict[str, int] = {}
         # Of the root logger, if `worker_init` has set it to the server's.
         self._server: int | None = None
         # The next time that one of them is over, of the monotonic clock.
@@ -79,6 +82,24 @@ class Levels:
         finally:
             self._turn.append(True)
 
+    def know(self, manifest: dict[str, Any]) -> None:
+        """Take the levels that the server began with."""
+        self._least = int(manifest.get("level", 0))
+        self._said = {name: int(n) for name, n in manifest.get("levels", {}).items()}
+
+    def least(self, name: str) -> int:
+        """Return the level from which on the server wants what a logger logs."""
+        now = monotonic_ns()
+        while True:
+            level, until = self._wanted.get(name, (None, None))
+            if level is not None and (until is None or now < until):
+                return level
+            if not name:
+                return self._least
+            if name in self._said:
+                return self._said[name]
+            name = name.rpartition(".")[0]
+
     def follow(self, level: int) -> None:
         """Note that the root logger has the server's level, and is to keep to it."""
         self._server = level
@@ -107,7 +128,9 @@ class Levels:
             str(name): (int(level), None if until is None else int(until))
             for name, (level, until) in said.get("levels", {}).items()
         }
-        self._follow_server(said.get("server"))
+        if (server := said.get("server")) is not None:
+            self._least = int(server)
+        self._follow_server(server)
         return seen
 
     def _follow_server(self, level: int | None) -> None:

@@ -18,6 +18,7 @@ from time import time_ns
 from types import FunctionType
 from typing import Any, Final
 
+from femtomp.checks import number_of_level
 from femtomp.codec.wire import encode
 from femtomp.lanes.thrown import thrown_in
 from femtomp.record import MAX_DEPTH
@@ -207,7 +208,7 @@ class Logger:
 
     def setLevel(self, level: int | str, /) -> None:  # noqa: N802 - logging's name
         """Set the level of `logging.getLogger(name)`."""
-        self._logger.setLevel(level)
+        self._logger.setLevel(number_of_level(level))
 
     def __repr__(self) -> str:
         """Show the fields' names; their values may be secrets."""
