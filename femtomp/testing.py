@@ -89,9 +89,9 @@ def captured_records(
     """Capture the records logged inside the block, by this process and its children.
 
     Puts femtomp's handler on a logger, sets that logger's level, and takes both back.
-    Children of any start method find the same place by `FEMTOMP_SPOOL`; those that set
-    up logging by `worker_init` or `worker_handler` are captured too, forked ones
-    always.
+    Forked children are captured too. Spawned ones, and those of a fork server, begin
+    without a handler: they find the same place by `FEMTOMP_SPOOL`, and are captured if
+    they call `worker_init` or `worker_handler`, as by ``initializer=``.
 
     Parameters
     ----------
