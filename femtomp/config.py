@@ -8,14 +8,13 @@ anything; whether a sink can be built is found out by the supervisor before
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from femtomp.checks import one_of, put, shown, text
+from femtomp.checks import number_of_level, one_of, put, shown, text
 from femtomp.errors import ConfigError
 from femtomp.file_options import check_file_options, check_path
 from femtomp.formats import FORMATS, Format, checked_format, is_path
@@ -382,18 +381,7 @@ def level_number(level: object) -> int:
     >>> level_number("info"), level_number(15)
     (20, 15)
     """
-    if isinstance(level, int) and not isinstance(level, bool):
-        return level
-    if isinstance(level, str):
-        text = level.strip().upper()
-        if text.isdecimal():
-            return int(text)
-        number = logging.getLevelNamesMapping().get(text)
-        if number is not None:
-            return number
-    names = ", ".join(logging.getLevelNamesMapping())
-    msg = f"unknown level {level!r}: use a number or one of {names}"
-    raise ConfigError(msg)
+    return number_of_level(level)
 
 
 def _check_shared(sink: SinkOptions) -> None:

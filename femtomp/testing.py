@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from femtomp.checks import number_of_level
 from femtomp.codec.exception_tree import ExceptionTree, read_exception
 from femtomp.lanes import place
 from femtomp.lanes.content import LaneContent, check_lane, hold
@@ -89,9 +90,9 @@ def captured_records(
     """Capture the records logged inside the block, by this process and its children.
 
     Puts femtomp's handler on a logger, sets that logger's level, and takes both back.
-    Children of any start method find the same place by `FEMTOMP_SPOOL`; those that set
-    up logging by `worker_init` or `worker_handler` are captured too, forked ones
-    always.
+    Forked children are captured too. Spawned ones, and those of a fork server, begin
+    without a handler: they find the same place by `FEMTOMP_SPOOL`, and are captured if
+    they call `worker_init` or `worker_handler`, as by ``initializer=``.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def captured_records(
         previous = target.level, os.environ.get(SPOOL_VARIABLE)
         os.environ[SPOOL_VARIABLE] = str(spool.path)
         target.addHandler(handler)
-        target.setLevel(level)
+        target.setLevel(number_of_level(level))
         records = CapturedRecords(Puller(spool, {"service.name": "captured"}))
         try:
             yield records

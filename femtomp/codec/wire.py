@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from femtomp.codec import opcodes
@@ -77,6 +78,11 @@ _LOAD_ERRORS: Final = (
     ValueError,
 )
 
+# ECMA-48: control sequences, and operating system commands (links).
+_ansi: Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.?)"
+)
+
 _Encoder = tuple["Callable[[object], None]", list[bytes]]
 # As many as were ever inside `encode` at once. An encoder whose call raised is not put
 # back.
@@ -92,6 +98,17 @@ class _Plain(pickle.Pickler):
     def reducer_override(self, obj: object) -> NoReturn:
         msg = f"a {type(obj).__name__} is not a plain type"
         raise CodecError(msg)
+
+
+def uncoloured(level: str) -> str:
+    r"""Return a level's name without the colours that some programs give it.
+
+    Examples
+    --------
+    >>> uncoloured("\x1b[1;32m INFO \x1b[0m")
+    'INFO'
+    """
+    return _ansi.sub("", level).strip()
 
 
 def new_encoder() -> _Encoder:
@@ -307,6 +324,8 @@ def to_record(
     ):
         msg = "payload has fields of unexpected types"
         raise CodecError(msg)
+    if "\x1b" in level:
+        level = uncoloured(level)
     attributes: dict[str, AnyValue] = (
         {
             "code.file.path": path,

@@ -134,6 +134,15 @@ def _put_back(**_: Any) -> None:
         root.addHandler(handler)
 
 
+def _begin_process(**_: Any) -> None:
+    """Set up a process of the pool, so that its tasks hear of their time limits."""
+    _put_back()
+    # A LogRecord that asks `multiprocessing` for the process's name takes any Exception
+    # for a failure of that, a soft time limit too: one in 200 that strike in a call.
+    # femtomp's records have the name without it.
+    logging.logMultiprocessing = False
+
+
 def _name_task(record: logging.LogRecord) -> bool:
     """Give what the main process says about a task the task's fields."""
     data = record.__dict__.get("data")
@@ -252,7 +261,7 @@ _RECEIVERS: Final = {
     "setup_logging": _set_up_logging,
     "celeryd_init": _note_node,
     "celeryd_after_setup": _put_back,
-    "worker_process_init": _put_back,
+    "worker_process_init": _begin_process,
     "beat_init": _put_back,
     "before_task_publish": _pass_trace_on,
     "task_prerun": _begin_task,

@@ -7,11 +7,13 @@ loguru had them.
     from loguru import logger
     from femtomp.integrations.loguru import sink
 
-    logger.remove()
-    logger.add(sink, format="{message}")
+    logger.remove()  # loguru's own handler, which would print each message once more
+    logger.add(sink, format="{message}", catch=False)
 
 Without `enqueue`: a record is safe when the call returns, and a queue is what it would
-be lost in. The format is not used, a short one is cheap.
+be lost in. The format is not used, a short one is cheap. Without `catch`: the sink
+raises nothing, and what a signal handler throws in (Celery's soft time limit) loguru
+would print and take for its own.
 """
 
 from __future__ import annotations
@@ -33,9 +35,13 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 def sink(message: loguru.Message) -> None:
     """Hand a message to the femtomp server of this process; to stderr without one.
 
-    Levels and filters are loguru's: ``logger.add(sink, level="INFO")``.
+    Levels and filters are loguru's, ``logger.add(sink, level="INFO")``, and the
+    server's level counts besides, by the logger's name, as `Server.set_level` has it.
     """
-    femtomp.worker_handler(missing="stderr").handle(_log_record(message.record))
+    handler = femtomp.worker_handler(missing="stderr")
+    given = message.record
+    if handler.is_heard(given["name"] or "", given["level"].no):
+        handler.handle(_log_record(given))
 
 
 def _log_record(given: Any) -> logging.LogRecord:
@@ -61,20 +67,27 @@ class InterceptHandler(logging.Handler):
     """Gives what is logged by `logging` to loguru, for those who want one front end.
 
     ``logging.basicConfig(handlers=[InterceptHandler()], level=0, force=True)``. Records
-    keep their logger's name, place, exception and extras. femtomp itself does not need
-    it: `femtomp.worker_init` takes the records of `logging` as they are.
+    keep their logger's name, place, exception and extras. What cannot be formatted is
+    handed on with `femtomp.format_error`, as femtomp's own handler does. femtomp itself
+    does not need it: `femtomp.worker_init` takes the records of `logging` as they are,
+    and both together would have each of them twice: use one.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record by loguru."""
         from loguru import logger
 
+        body, problem = femtomp.WorkerHandler.body_of(record)
+
         def place(target: Any) -> None:
             target["name"], target["function"] = record.name, record.funcName
             target["line"], target["module"] = record.lineno, record.module
             file = type(target["file"])
-            target["file"] = file(Path(record.pathname).name, record.pathname)
+            path = str(record.pathname)
+            target["file"] = file(Path(path).name, path)
             extras = {k: v for k, v in vars(record).items() if k not in _OWN}
+            if problem is not None:
+                extras["femtomp.format_error"] = problem
             target["extra"] |= extras.pop(_FIELDS, {}) | extras
 
         level: str | int = record.levelno
@@ -82,6 +95,4 @@ class InterceptHandler(logging.Handler):
             level = logger.level(record.levelname).name
         except ValueError:
             pass  # loguru has no such name
-        logger.opt(exception=record.exc_info).patch(place).log(
-            level, record.getMessage()
-        )
+        logger.opt(exception=record.exc_info).patch(place).log(level, body)

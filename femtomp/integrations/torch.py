@@ -73,12 +73,11 @@ def install(
 def _number(level: int | str) -> int:
     if level in ("OFF", "off"):
         return _OFF
-    names = logging.getLevelNamesMapping()
-    number = names.get(level) if isinstance(level, str) else level
-    if type(number) is not int:
+    try:
+        return femtomp.WorkerHandler(level, missing="ignore").level
+    except femtomp.ConfigError as exc:
         msg = f'others must be a level, or "OFF" for rank 0 only, not {level!r}'
-        raise femtomp.ConfigError(msg)
-    return number
+        raise femtomp.ConfigError(msg) from exc
 
 
 def _set_up(others: int | None, spool: str) -> None:

@@ -30,7 +30,7 @@ from femtomp.lanes.segment import (
     segment_name,
 )
 from femtomp.lanes.signals import undisturbed
-from femtomp.lanes.writer import LaneLostError, LaneWriter
+from femtomp.lanes.writer import LaneLostError, LaneWriter, writers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,3 +117,6 @@ class AppendingWriter(LaneWriter):
             return True
 
         return append
+
+
+writers["write"] = AppendingWriter

@@ -37,7 +37,8 @@ from femtomp.lanes.segment import (
     segment_name,
 )
 from femtomp.lanes.signals import undisturbed
-from femtomp.lanes.writer import LaneLostError, LaneWriter, Words, owned
+from femtomp.lanes.thrown import thrown_in
+from femtomp.lanes.writer import LaneLostError, LaneWriter, Words, owned, writers
 
 _WORD: Final = struct.Struct("<Q")
 _RETIRED_AT: Final = WORDS_AT + 8 * RETIRED
@@ -201,8 +202,14 @@ class GuardedWriter(LaneWriter):
         try:
             self._written.mend()
             self.words[CLOSED] = 1
-        except OSError:
-            pass  # no room for it: the engine finds it out when the process has ended
-        owned.pop(self.epoch, None)
-        for known in self._known.values():
-            close_known(known)
+        except OSError as exc:
+            if thrown_in(exc):
+                raise
+            # Else no room for it: the engine finds it out when the process has ended.
+        finally:
+            owned.pop(self.epoch, None)
+            for known in self._known.values():
+                close_known(known)
+
+
+writers["guarded"] = GuardedWriter

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from femtomp.lanes.thrown import thrown_in
 
 if TYPE_CHECKING:
     from femtomp.record import Identity
+
+# /proc/PID/stat is 52 numbers and a name of 64 bytes at most.
+_MAX_BYTES: Final = 4096
 
 
 def start_ticks(pid: int | str = "self") -> int:
@@ -22,20 +27,34 @@ def start_ticks(pid: int | str = "self") -> int:
     command's name may hold spaces and parentheses. A zombie has ended: 0.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError) as exc:
+        if thrown_in(exc):
+            raise
         return 0
+
+
+def _read(path: str) -> bytes:
+    """Return a small file's content, by `os` alone.
+
+    At the end of the interpreter there is no `open` any more, and objects still log.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _MAX_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
     """Return the id of this boot of the machine, or nothing."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
+        return _read("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
+    except (OSError, ValueError) as exc:
+        if thrown_in(exc):
+            raise
         return ""
 
 
@@ -43,7 +62,9 @@ def pid_namespace() -> int:
     """Return the inode of this process's pid namespace; 0 if unknown."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
+    except OSError as exc:
+        if thrown_in(exc):
+            raise
         return 0
 
 

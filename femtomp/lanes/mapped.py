@@ -35,7 +35,7 @@ from femtomp.lanes.segment import (
     segment_name,
 )
 from femtomp.lanes.signals import undisturbed
-from femtomp.lanes.writer import LaneLostError, LaneWriter
+from femtomp.lanes.writer import LaneLostError, LaneWriter, writers
 
 if TYPE_CHECKING:
     import mmap
@@ -136,3 +136,6 @@ class MappedWriter(LaneWriter):
             return True
 
         return append
+
+
+writers["mmap"] = MappedWriter

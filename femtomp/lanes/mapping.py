@@ -12,6 +12,8 @@ import os
 import sys
 from typing import Any, Final
 
+from femtomp.lanes.thrown import thrown_in
+
 _STDERR: Final = 2
 kept_for_life: Final[list[Any]] = []
 _TRACKS: Final = sys.version_info < (3, 13)
@@ -59,12 +61,16 @@ def _has_descriptor(device: int, inode: int) -> bool:
     """Tell whether a file is open here under any number: then nobody took it."""
     try:
         numbers = os.listdir("/proc/self/fd")
-    except OSError:
+    except OSError as exc:
+        if thrown_in(exc):
+            raise
         return False
     for number in numbers:
         try:
             status = os.fstat(int(number))
-        except OSError:
+        except OSError as exc:
+            if thrown_in(exc):
+                raise
             continue
         if (status.st_dev, status.st_ino) == (device, inode):
             return True

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 from femtomp.errors import CodecError
+from femtomp.lanes.thrown import thrown_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -243,7 +244,9 @@ def high(descriptor: int) -> int:
             return descriptor
         try:
             moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, first)
-        except OSError:
+        except OSError as exc:
+            if thrown_in(exc):
+                raise
             continue
         os.close(descriptor)
         return moved
@@ -260,7 +263,9 @@ def is_known(known: tuple[int, int, int]) -> bool:
     """Tell whether a descriptor is still open, and of the same file."""
     try:
         status = os.fstat(known[0])
-    except OSError:
+    except OSError as exc:
+        if thrown_in(exc):
+            raise
         return False
     return (status.st_dev, status.st_ino) == known[1:]
 
@@ -391,5 +396,6 @@ def discard(directory: int, name: str) -> None:
 def _unlink_quietly(directory: int, name: str) -> None:
     try:
         os.unlink(name, dir_fd=directory)
-    except OSError:
-        pass
+    except OSError as exc:
+        if thrown_in(exc):
+            raise

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from collections import Counter
 from enum import IntEnum
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from femtomp.errors import CodecError
@@ -35,6 +35,7 @@ from femtomp.lanes.segment import (
     open_regular,
     permit_owner,
 )
+from femtomp.lanes.thrown import thrown_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,7 +95,7 @@ class Space(NamedTuple):
 
     def is_asked(self) -> bool:
         """Tell whether a writer found no room a moment ago."""
-        return time.monotonic_ns() - self.asked_ns < _ASKED_NS
+        return monotonic_ns() - self.asked_ns < _ASKED_NS
 
     def has_room(self, more: int, held: int, *, important: bool) -> bool:
         """Tell whether a lane that holds `held` bytes may take `more`."""
@@ -125,7 +126,9 @@ def read_space(directory: int) -> Space:
     """Read the words; where there is no such file, there are no limits."""
     try:
         descriptor = _open(directory, NAME)
-    except (OSError, CodecError):
+    except (OSError, CodecError) as exc:
+        if thrown_in(exc):
+            raise
         return NO_LIMITS
     try:
         content = os.pread(descriptor, _WORDS.size, 0)
@@ -176,7 +179,9 @@ def add_used(directory: int, more: int) -> None:
     """Add what this process is about to take to the tally, or failed to take."""
     try:
         descriptor = _open(directory, NAME, os.O_RDWR)
-    except (OSError, CodecError):
+    except (OSError, CodecError) as exc:
+        if thrown_in(exc):
+            raise
         return  # no limits: nobody asks
     try:
         used = int.from_bytes(os.pread(descriptor, 8, 0), "little")
@@ -189,10 +194,12 @@ def ask_for_room(directory: int) -> None:
     """Say that this process finds no room now."""
     try:
         descriptor = _open(directory, NAME, os.O_RDWR)
-    except (OSError, CodecError):
+    except (OSError, CodecError) as exc:
+        if thrown_in(exc):
+            raise
         return
     try:
-        os.pwrite(descriptor, struct.pack("<Q", time.monotonic_ns()), 8)
+        os.pwrite(descriptor, struct.pack("<Q", monotonic_ns()), 8)
     finally:
         os.close(descriptor)
 
@@ -221,8 +228,10 @@ def count_unkept(spool: str, levelno: int) -> None:
                 os.write(descriptor, bytes((level_class(levelno),)))
         finally:
             os.close(descriptor)
-    except OSError:
-        pass  # the spool is gone, or full to the last byte: stderr says it
+    except OSError as exc:
+        if thrown_in(exc):
+            raise
+        # Else the spool is gone, or full to the last byte: stderr says it
 
 
 def read_unkept(directories: Iterable[int]) -> dict[str, int]:

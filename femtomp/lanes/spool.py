@@ -42,6 +42,7 @@ from typing import Any, Final
 
 from femtomp.errors import SpoolError
 from femtomp.lanes.segment import FORMAT_VERSION, high, known_as
+from femtomp.lanes.thrown import thrown_in
 
 # O_PATH: workers of another uid may pass through the spool, not list it; and what a
 # child inherits opens nothing that its own user could not open.
@@ -114,10 +115,10 @@ class Spool:
             self._check_lanes()
         except BaseException as exc:
             self.close()
-            if not isinstance(exc, OSError) or exc.errno is None:
+            if not isinstance(exc, OSError) or thrown_in(exc):
                 raise  # thrown in by a signal handler, or at the end of the stack
             msg = f"{self.path} is not a femtomp spool: {exc}"
-            raise SpoolError(exc.errno, msg) from exc
+            raise SpoolError(exc.errno or 0, msg) from exc
 
     def _open_directory(self, name: str) -> int:
         descriptor = high(os.open(name, _DIRECTORY, dir_fd=self.descriptor))
@@ -169,6 +170,8 @@ class Spool:
             manifest = json.loads(text)
             version = manifest["format"]
         except (ValueError, TypeError, KeyError) as exc:
+            if thrown_in(exc):
+                raise
             msg = f"{self.path}/manifest.json cannot be read: {exc}"
             raise SpoolError(0, msg) from exc
         if version != FORMAT_VERSION:
@@ -216,7 +219,9 @@ class Spool:
         """Return the words of the control page; zeros if it cannot be read."""
         try:
             descriptor = os.open("control", os.O_RDONLY | _FILE, dir_fd=self.descriptor)
-        except OSError:
+        except OSError as exc:
+            if thrown_in(exc):
+                raise
             return (0,) * CONTROL_WORDS
         try:
             content = os.read(descriptor, 8 * CONTROL_WORDS)
@@ -315,6 +320,8 @@ def _open_checked(path: str) -> int:
     try:
         descriptor = high(os.open(path, _DIRECTORY))
     except OSError as exc:
+        if thrown_in(exc):
+            raise
         msg = f"cannot open the spool {path}: {exc.strerror}"
         raise SpoolError(exc.errno or 0, msg) from exc
     problem = _problem(os.fstat(descriptor), (os.geteuid(), 0))

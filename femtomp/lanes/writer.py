@@ -22,8 +22,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import time
 from logging import ERROR
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Final, Protocol
 
 from femtomp.codec import frame
@@ -58,6 +58,7 @@ from femtomp.lanes.space import (
     read_space,
     whole_pages,
 )
+from femtomp.lanes.thrown import thrown_in
 from femtomp.native import RLock, sleep
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ MADE_WITHIN_NS: Final = 100_000_000
 # Lanes of this process. Closing any descriptor of an `.own` drops its lock, so this
 # process must not open these again, not even to read them.
 owned: Final[dict[str, LaneWriter]] = {}
+# By the name that the manifest has; each module adds its own.
+writers: Final[dict[str, type[LaneWriter]]] = {}
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The descriptor is somebody else's or nobody's, the directory gone or closed to us.
@@ -272,7 +275,7 @@ class LaneWriter:
                 self.is_full = False
                 return size
             ask_for_room(self._directory)
-            now = time.monotonic_ns()
+            now = monotonic_ns()
             deadline_ns = deadline_ns or now + patience_ns
             if now >= deadline_ns or not space.has_engine():
                 raise QuotaReachedError
@@ -285,10 +288,14 @@ class LaneWriter:
             try:
                 os.stat(name, dir_fd=self._directory, follow_symlinks=False)
                 break
-            except FileNotFoundError:
+            except FileNotFoundError as exc:
+                if thrown_in(exc):
+                    raise
                 # A call inside this one may have come here as well.
                 self._taken.pop(number, None)
-            except OSError:
+            except OSError as exc:
+                if thrown_in(exc):
+                    raise
                 break  # privileges were dropped: nothing can be seen
         return OWN_BYTES + self._side_limit + sum([*self._taken.values()])
 
@@ -303,9 +310,12 @@ class LaneWriter:
         name, device, inode = self._current
         try:
             there = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-        except PermissionError:
-            return  # privileges were dropped: nothing can be seen, what is open works
         except OSError as exc:
+            if thrown_in(exc):
+                raise
+            if isinstance(exc, PermissionError):
+                # Privileges were dropped: nothing can be seen, what is open works.
+                return
             raise LaneLostError from exc
         if (device, inode) != (there.st_dev, there.st_ino):
             raise LaneLostError
@@ -358,8 +368,8 @@ class LaneWriter:
         try:
             here = os.fstat(descriptor)
         except OSError as exc:
-            if exc.errno is None:
-                raise  # no call's failure: thrown in by a signal handler
+            if thrown_in(exc):
+                raise
             raise LaneLostError from exc
         if (here.st_dev, here.st_ino) != (device, inode):
             raise LaneLostError
@@ -369,8 +379,8 @@ class LaneWriter:
         self, exc: OSError | None, payload: bytes, which: str = "", end: int = 0
     ) -> bool:
         """Judge a write that did not happen, or only in part: count it, or give up."""
-        if exc is not None and exc.errno is None:
-            raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
+        if exc is not None and thrown_in(exc):
+            raise exc
         if exc is not None and exc.errno in _UNUSABLE:
             raise LaneLostError from exc
         if isinstance(exc, QuotaReachedError):
@@ -384,6 +394,8 @@ class LaneWriter:
                     os.ftruncate(self._known[which][0], end)
                 os.lseek(self._known[which][0], end, os.SEEK_SET)
             except OSError as undo:
+                if thrown_in(undo):
+                    raise
                 raise LaneLostError from undo
         reason = "no_space" if exc is None or exc.errno in _NO_SPACE else "io"
         self.drop(reason, payload)
@@ -401,14 +413,8 @@ def open_writer(
     directory, identity, important
         As for `LaneWriter`.
     """
-    if kind == "mmap":
-        from femtomp.lanes.mapped import MappedWriter
-
-        return MappedWriter(directory, identity, important=important)
-    if kind == "guarded":
-        from femtomp.lanes.guarded import GuardedWriter
-
-        return GuardedWriter(directory, identity, important=important)
-    from femtomp.lanes.appending import AppendingWriter
-
-    return AppendingWriter(directory, identity, important=important)
+    if kind not in writers:
+        # All, and never at the end of the interpreter, where nothing can be imported.
+        from femtomp.lanes import appending, guarded, mapped  # noqa: F401
+    make = writers.get(kind, writers["write"])
+    return make(directory, identity, important=important)

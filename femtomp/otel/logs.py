@@ -32,6 +32,7 @@ except ImportError as exc:
     _msg = 'femtomp.otel needs opentelemetry-api: pip install "femtomp[otel]"'
     raise MissingExtraError(_msg) from exc
 
+from femtomp.lanes.thrown import thrown_in
 from femtomp.record import DEFAULT_LIMITS, SEVERITY_MAX
 from femtomp.record import severity_number as to_severity
 from femtomp.worker import capture
@@ -224,6 +225,8 @@ class Logger(api.Logger):
                 return
             payload = self._payload(parts, number)
         except Exception as exc:
+            if thrown_in(exc):
+                raise
             # Code of the caller's values: the record is kept, marked.
             problem = {"femtomp.capture_error": described(exc)}
             payload = self._payload(_Parts(body=text(body), attributes=problem), 0)
@@ -329,6 +332,8 @@ def _of_scope(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
     try:
         return plain(dict(attributes)) if attributes else None
     except Exception as exc:
+        if thrown_in(exc):
+            raise
         say(f"a logger goes without its attributes: {described(exc)}")
         return None
 

@@ -14,15 +14,21 @@ import sys
 from types import FunctionType
 from typing import Any, Final
 
+from femtomp.checks import LEVELS, level_or_none
+from femtomp.lanes.thrown import thrown_in
 from femtomp.worker.capture import FIELDS
-from femtomp.worker.plain import key, plain, type_name
+from femtomp.worker.context import read_fields
+from femtomp.worker.fallback import shown
+from femtomp.worker.plain import key, plain, text, type_name
+from femtomp.worker.standard import untouched
 
-TRACE: Final = 5
+TRACE: Final = LEVELS["TRACE"]
 # What these mean to a call of `logging` they mean here; all other keywords are fields.
 RESERVED: Final = frozenset(("exc_info", "stack_info", "stacklevel", "extra"))
 _TAKEN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 # In the KeyError of `makeRecord`.
 _OVERWRITE: Final = "Attempt to overwrite"
+_call_handlers = untouched("callHandlers")
 # From `logging` to who called the logger: over `by_record`, `Logger._log`, its method.
 _DEPTH: Final = 3
 
@@ -41,21 +47,25 @@ def by_record(
     extra = _mapping(own.get("extra"))
     # A call's fields win over its `extra`, and this over what is bound.
     extra = {k: v for k, v in extra.items() if k not in fields}
-    shown, taken = _sorted({**both, **extra})
+    usual, taken = _sorted({**both, **extra})
     options = _options(own)
     arguments = tuple(map(_value, args))
+    if not logger.hasHandlers() and logging.Logger.callHandlers is _call_handlers:
+        # For `logging.lastResort`, which writes the message alone.
+        more = shown({**read_fields[0](), **usual, **taken})
+        message = f"{text(message)}{more.replace('%', '%%') if arguments else more}"
     log: Any = logger.log
     if level == TRACE and logging.getLevelName(level) == f"Level {level}":
         log = _Traced(logger)
         options["stacklevel"] += 1
     beside = {FIELDS: taken} if taken else {}
     try:
-        log(level, message, *arguments, extra={**shown, **beside}, **options)
+        log(level, message, *arguments, extra={**usual, **beside}, **options)
     except KeyError as exc:
         # The user's record factory gives its records such an attribute.
-        if _OVERWRITE not in str(exc):
+        if thrown_in(exc) or _OVERWRITE not in str(exc):
             raise
-        beside = {FIELDS: {**shown, **taken}}
+        beside = {FIELDS: {**usual, **taken}}
         log(level, message, *arguments, extra=beside, **options)
 
 
@@ -108,11 +118,8 @@ def level_number(given: object, fields: dict[str, Any]) -> int:
     """Return the number of a level; of no level ERROR, with a mark in the fields."""
     if isinstance(given, int):
         return int(given)
-    if isinstance(given, str):
-        names = {"TRACE": TRACE, **logging.getLevelNamesMapping()}
-        number = names.get(given, names.get(given.upper()))
-        if number is not None:
-            return number
+    if (number := level_or_none(given)) is not None:
+        return number
     fields["femtomp.level_error"] = plain(given)
     return logging.ERROR
 
@@ -123,7 +130,9 @@ def _mapping(extra: object) -> dict[str, Any]:
         return {}
     try:
         return {key(k): v for k, v in dict(extra).items()}  # type: ignore[call-overload]
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return {"extra": extra}
 
 
@@ -146,4 +155,6 @@ def _value(given: Any) -> Any:
     try:
         return given()
     except Exception as exc:
+        if thrown_in(exc):
+            raise
         return f"<lambda: cannot be called: {type_name(exc)}>"

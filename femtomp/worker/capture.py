@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from femtomp.codec import wire
 from femtomp.codec.shrink import shrink
 from femtomp.codec.wire import joined, new_encoder
+from femtomp.lanes.thrown import thrown_in
 from femtomp.record import (
     DEFAULT_LIMITS,
     MAX_DEPTH,
@@ -46,7 +47,11 @@ _STANDARD: Final = len(_STANDARD_NAMES)
 _LAST_AT: Final = _STANDARD - 1
 _LAST: Final = _STANDARD_NAMES[-1]
 _HAS_TASK: Final = "taskName" in _STANDARD_NAMES  # since Python 3.12
+# uvicorn's message once more, with ANSI sequences: for its own formatter.
+_COLOURED: Final = "color_message"
 _ADDED: Final = frozenset(("message", "asctime"))
+# Looked at with care: what formatters add, and what uvicorn does.
+_ODD: Final = _ADDED | {_COLOURED}
 _NOT_EXTRAS: Final = _ADDED.union(_STANDARD_NAMES)
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), bytes))
 TASK: Final = "asyncio.task.name"
@@ -93,7 +98,7 @@ def from_log_record(  # noqa: C901, PLR0912 - the hot path
             extras = {}
             for name in names[_STANDARD:]:
                 value = values[name]
-                if type(value) not in _PLAIN or name in _ADDED or type(name) is not str:
+                if type(value) not in _PLAIN or name in _ODD or type(name) is not str:
                     return _with_care(record, pid, limits)
                 extras[name] = value
         message = record.msg
@@ -128,7 +133,9 @@ def from_log_record(  # noqa: C901, PLR0912 - the hot path
         # wire.encode, without the call: 60 ns.
         try:
             encoder = _free.pop()
-        except IndexError:
+        except IndexError as exc:
+            if thrown_in(exc):
+                raise
             encoder = new_encoder()
         dump, pieces = encoder
         dump((
@@ -140,7 +147,9 @@ def from_log_record(  # noqa: C901, PLR0912 - the hot path
         ))  # fmt: skip
         payload = pieces.pop() if len(pieces) == 1 else joined(pieces)
         _free.append(encoder)
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return _with_care(record, pid, limits)
     if len(payload) <= limits.harmless_bytes:
         return payload
@@ -160,6 +169,8 @@ def _with_care(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
     try:
         return _careful(record, pid, limits)
     except Exception as exc:
+        if thrown_in(exc):
+            raise
         problem = f"{type_name(exc)}: {text(exc)}"
         body, _ = message(record)
         return sized((
@@ -171,7 +182,7 @@ def _with_care(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
 def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
     more: dict[str, Any] = {}
     # A record that was unpickled, or made of a received dict, may lack some attribute.
-    of = _Attributes(record)
+    of = Attributes(record)
     timestamp = time_ns()
     if (process := of["process"]) not in (pid, None):
         number = process if type(process) is int else 0
@@ -180,10 +191,8 @@ def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
     if (span := _trace_if_any()) is not None:
         more["trace"] = span
     cut: dict[str, int] = {}
-    given = {k: v for k, v in record.__dict__.items() if k not in _NOT_EXTRAS}
-    if type(beside := given.pop(FIELDS, None)) is dict:
-        given |= beside
-    extras = attributes({**_read_fields[0](), **given}, more, limits, cut)
+    given = {**_read_fields[0](), **given_with(record)}
+    extras = attributes(given, more, limits, cut)
     if of["exc_info"] or of["exc_text"]:
         add_exception(more, cut, of["exc_info"], of["exc_text"], limits)
     if of["stack_info"]:
@@ -210,6 +219,16 @@ def _careful(record: logging.LogRecord, pid: int, limits: Limits) -> bytes:
         plain(of["thread"]), plain(of["threadName"]), extras or None, more or None,
     )  # fmt: skip
     return sized(fields)
+
+
+def given_with(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what a call gave beside its message: its `extra`, or a logger's fields."""
+    given = {k: v for k, v in record.__dict__.items() if k not in _NOT_EXTRAS}
+    if type(beside := given.pop(FIELDS, None)) is dict:
+        given |= beside
+    if _COLOURED in given and text(record.name).startswith("uvicorn"):
+        del given[_COLOURED]
+    return given
 
 
 def add_exception(
@@ -257,12 +276,14 @@ def cut_ends(value: str, length: int | None, name: str, cut: dict[str, int]) -> 
 def _trace_if_any() -> tuple[int, int, int] | None:
     try:
         return _trace()
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return None
 
 
-class _Attributes:
-    """A record's attributes by name; None for one that it lacks."""
+class Attributes:
+    """A record's attributes by name; None for one that it lacks or cannot give."""
 
     __slots__ = ("_record",)
 
@@ -270,7 +291,12 @@ class _Attributes:
         self._record = record
 
     def __getitem__(self, name: str) -> Any:
-        return getattr(self._record, name, None)
+        try:
+            return getattr(self._record, name, None)
+        except Exception as exc:
+            if thrown_in(exc):
+                raise
+            return None
 
 
 def _nanoseconds(created: object, otherwise: int) -> int:
@@ -338,16 +364,20 @@ def message(record: logging.LogRecord) -> tuple[str, str | None]:
     """Return `getMessage()`, or what can be said instead and why."""
     try:
         return exact(record.getMessage()), None
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return _message_again(record)
 
 
 def _message_again(record: logging.LogRecord) -> tuple[str, str | None]:
-    # What a signal handler threw into it has nothing to do with the record.
+    # What another thread threw into it has nothing to do with the record.
     try:
         return exact(record.getMessage()), None
     except Exception as exc:
-        of = _Attributes(record)
+        if thrown_in(exc):
+            raise
+        of = Attributes(record)
         said = f"{text(of['msg'])} {plain(of['args'])!r}"
         return said, f"{type_name(exc)}: {text(exc)}"
 
@@ -356,7 +386,9 @@ def _int(value: object) -> int:
     """Return an exact int; levels are often members of an IntEnum."""
     try:
         return int(value) if isinstance(value, int) else 0
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return 0
 
 
@@ -406,7 +438,9 @@ def _span(record: Record) -> tuple[int, int, int] | None:
             int(record.trace_id or "", 16),
             int(record.span_id or "", 16),
         )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as exc:
+        if thrown_in(exc):
+            raise
         return None
     if not (0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64):
         return None

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from enum import Enum
 from logging import ERROR
+
+# The functions, not the module: a test that replaces `time.time` means the code under
+# test, and what it puts there may be no clock.
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from femtomp import nowait
@@ -28,12 +31,14 @@ from femtomp.lanes.segment import RETIRED, close_known
 from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.space import Overflow, count_unkept, read_space
 from femtomp.lanes.spool import STATE, Spool, State
+from femtomp.lanes.thrown import thrown_in
 from femtomp.lanes.writer import LaneLostError, LaneWriter, open_writer, owned
 from femtomp.native import RLock
 from femtomp.record import DEFAULT_LIMITS, Limits
 from femtomp.worker import context, fork
 from femtomp.worker.identity import read_identity
 from femtomp.worker.levels import Levels
+from femtomp.worker.once import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +63,7 @@ class Sent(Enum):
     NOWHERE = 3  # there is no lane: the caller should say the record elsewhere
 
 
-class Channel:
+class Channel(Taken):
     """The lane of this process in one spool.
 
     Parameters
@@ -71,6 +76,7 @@ class Channel:
         self.path: Final = path
         self.pid = os.getpid()
         self.dropped = 0
+        self.last = self.seen = None
         self._spool: Spool | None = None
         self._lane: LaneWriter | None = None
         # The lane's own, for the hot path: to be called while a record's `created` lies
@@ -101,7 +107,7 @@ class Channel:
         """
         lane = self._lane
         if lane is not None and not (again and lane.words[RETIRED]):
-            now = time.time()
+            now = time()
             due = not self.fresh_from <= now < self.fresh_until
             try:
                 if due:
@@ -127,10 +133,11 @@ class Channel:
             try:
                 spool = Spool(self.path)
             except OSError as exc:
-                if exc.errno is None:
-                    raise  # no call's failure: thrown in by a signal handler
+                if thrown_in(exc):
+                    raise
             else:
                 self.limits = _limits_of(spool)
+                self.levels.know(spool.manifest)
                 spool.close()
             # Where there is no server `send` says it, and asks again.
             self._knows_limits = True
@@ -192,23 +199,19 @@ class Channel:
             if self._lane is not None and self._lane is not lost:
                 return self._lane
             self._lose_lane()
-            if time.monotonic() < self._retry_at or self._depth == _MAX_DEPTH:
+            if monotonic() < self._retry_at or self._depth == _MAX_DEPTH:
                 return None
             self._depth += 1
             try:
                 return undisturbed(self._open, important)
-            except RecursionError:
-                return None  # the caller's stack is at its end: that is no fault here
-            except OSError as exc:
-                if exc.errno is None:
-                    raise  # no call's failure: thrown in by a signal handler
-                self._is_full = exc.errno in (errno.EDQUOT, errno.ENOSPC)
-                hint = ""
-                if exc.errno in (errno.EACCES, errno.EPERM):
-                    hint = f" (start_server(worker_uid={os.geteuid()}) lets it)"
-                self._give_up(f"{exc}{hint}")
-            except (CodecError, KeyError, TypeError) as exc:
-                self._give_up(str(exc))
+            except Exception as exc:
+                if thrown_in(exc):
+                    raise
+                # At the end of the caller's stack nothing is wrong with the spool.
+                if not isinstance(exc, RecursionError):
+                    number = getattr(exc, "errno", None)
+                    self._is_full = number in (errno.EDQUOT, errno.ENOSPC)
+                    self._give_up(_said(exc, number))
             finally:
                 self._depth -= 1
             return None
@@ -227,10 +230,11 @@ class Channel:
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
         self.limits = _limits_of(spool)
+        self.levels.know(spool.manifest)
         self._knows_limits = True
         self._is_full = False
         self._heed_levels()
-        now = time.time()
+        now = time()
         self.fresh_from, self.fresh_until = now - CHECK_S, now + CHECK_S
         self._warned = False
         return lane
@@ -256,7 +260,7 @@ class Channel:
 
     def _give_up(self, problem: str) -> None:
         """Leave the spool alone for a while, and say so once."""
-        self._retry_at = time.monotonic() + RETRY_S
+        self._retry_at = monotonic() + RETRY_S
         if not self._warned:
             self._warned = True
             say(
@@ -295,7 +299,7 @@ class Channel:
         self.pid = os.getpid()
         self.dropped = 0
         self.tend = None
-        self.levels.forget_lock()
+        self.levels.forget_turn()
         if self._lane is not None and self._spool is not None:
             self._inherited_lane = self._lane
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
@@ -308,6 +312,14 @@ class Channel:
         self._is_full = False
         self._retry_at = 0.0
         self._warned = False
+
+
+def _said(exc: Exception, number: int | None) -> str:
+    """Say why no lane could be opened."""
+    if number in (errno.EACCES, errno.EPERM):
+        return f"{exc} (start_server(worker_uid={os.geteuid()}) lets it)"
+    is_known = isinstance(exc, (OSError, CodecError, KeyError))
+    return str(exc) if is_known else f"{type(exc).__name__}: {exc}"
 
 
 def _limits_of(spool: Spool) -> Limits:

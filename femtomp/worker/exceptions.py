@@ -15,9 +15,12 @@ import linecache
 import os
 import sys
 import traceback
+from types import WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from femtomp.codec.exceptions import VERSION, render, to_value
+from femtomp.lanes.signals import undisturbed
+from femtomp.lanes.thrown import thrown_in
 from femtomp.record import ALL_FRAMES, APPLICATION_FRAMES, DEFAULT_LIMITS
 from femtomp.worker.plain import exact, text, type_name
 
@@ -97,10 +100,14 @@ def take(
     try:
         structure = walk.take(error, trace)
     except Exception as exc:
+        if thrown_in(exc):
+            raise
         kind, message = type_of(error), text(error)
         said = f"<stack trace cannot be rendered: {type_name(exc)}>"
         return Taken(kind, message, said, None)
-    shown = _exact_text(error, trace) if walk.is_whole else None
+    shown = None
+    if walk.is_whole:
+        shown = _exact_text(error, trace, has_code=walk.has_code)
     if shown is None:
         shown = render(to_value(structure))
     kind, message = structure[1][0][:2]
@@ -109,12 +116,36 @@ def take(
     return Taken(kind, message, shown.removesuffix("\n"), structure)
 
 
-def _exact_text(error: BaseException, trace: Any) -> str | None:
+def _exact_text(error: BaseException, trace: Any, *, has_code: bool) -> str | None:
+    """Return what the standard library makes of an exception.
+
+    It catches whatever comes out of `str(error)`, also what a signal handler throws in:
+    so signals wait, if no code of the user's can make them wait for long.
+    """
+    given = type(error), error, trace
     try:
-        lines = traceback.format_exception(type(error), error, trace)
+        if has_code:
+            lines = traceback.format_exception(*given)
+        else:
+            lines = undisturbed(traceback.format_exception, *given)
         return exact("".join(lines))
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return None
+
+
+def _lines(file: str, names: dict[str, Any]) -> list[str]:
+    """Return a source file's lines; none where they cannot be had."""
+    if file in linecache.cache:
+        return linecache.getlines(file, names)
+    try:
+        # It takes an OSError for the file's, also one that a signal handler throws in.
+        return undisturbed(linecache.getlines, file, names)
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
+        return []  # what that imports cannot be, at the end of the interpreter
 
 
 def type_of(error: BaseException) -> str:
@@ -146,6 +177,8 @@ class _Walk:
         )
         # Nothing is so large, or filtered, that the text must be made from this.
         self.is_whole = True
+        # One of them says by code of the user's what it is.
+        self.has_code = False
 
     def take(self, error: BaseException, trace: Any) -> tuple[Any, ...]:
         self._follow(error, trace, 0)
@@ -185,6 +218,9 @@ class _Walk:
         self, error: BaseException, trace: Any, depth: int
     ) -> tuple[str, str, list[Any], dict[str, Any]]:
         self._looked_at += 1
+        said_by = type.__getattribute__(type(error), "__str__")
+        if type(said_by) is not WrapperDescriptorType:
+            self.has_code = True
         frames, left_out = self._frames(trace)
         more: dict[str, Any] = {"frames_left_out": left_out} if left_out else {}
         if notes := self._notes(error):
@@ -227,6 +263,8 @@ class _Walk:
         try:
             notes = getattr(error, "__notes__", None)
         except Exception as exc:
+            if thrown_in(exc):
+                raise
             return [f"<notes cannot be read: {type_name(exc)}>"]
         if notes is None:
             return []
@@ -289,7 +327,7 @@ class _Walk:
         lines = self._sources.get(file)
         if lines is None:
             # Read from the file once; `traceback` asks for the same lines.
-            lines = linecache.getlines(file, frame.f_globals)
+            lines = _lines(file, frame.f_globals)
             self._sources[file] = lines
         source = None
         # None: code that has no place.

@@ -13,30 +13,21 @@ import sys
 from typing import Any, Final, Literal, TypeAlias
 
 from femtomp import nowait
+from femtomp.checks import number_of_level
 from femtomp.codec.visible import shown
 from femtomp.errors import ConfigError, NoServerError
+from femtomp.lanes.thrown import thrown_in
 from femtomp.lanes.writer import LaneLostError
-from femtomp.worker.capture import from_log_record, to_log_record
+from femtomp.worker.capture import from_log_record, message, to_log_record
 from femtomp.worker.channel import Channel, Sent, channel, close_channel, say
+from femtomp.worker.fallback import line_of, prepare
 from femtomp.worker.fork import catch_up, mark
-from femtomp.worker.plain import described
+from femtomp.worker.once import Taken, nowhere
+from femtomp.worker.plain import described, text
 
 Missing: TypeAlias = Literal["raise", "stderr", "ignore"]
 MISSING: Final = ("raise", "stderr", "ignore")
 SPOOL_VARIABLE: Final = "FEMTOMP_SPOOL"
-
-# What may go wrong in femtomp itself. Capture deals with the caller's objects; an
-# exception of any other kind was thrown in from outside (a task's time limit, raised by
-# a signal handler) and is the caller's to see.
-_OWN_FAULTS: Final = (
-    OSError,
-    ValueError,
-    LookupError,
-    MemoryError,
-    BufferError,
-    AttributeError,
-)
-
 
 _memo: Final[dict[tuple[str, int], WorkerHandler]] = {}
 
@@ -74,10 +65,11 @@ class WorkerHandler(logging.Handler):
         spool: str | os.PathLike[str] | None = None,
         missing: Missing = "raise",
     ) -> None:
-        super().__init__(level)
+        super().__init__(number_of_level(level))
         if missing not in MISSING:
             msg = f"missing must be one of {', '.join(MISSING)}, not {missing!r}"
             raise ConfigError(msg)
+        prepare()
         path = find_spool(spool)
         if is_disabled():
             missing = "ignore"
@@ -112,7 +104,7 @@ class WorkerHandler(logging.Handler):
         """Return what does not change: level and filters may."""
         return hash(WorkerHandler)
 
-    def handle(self, record: logging.LogRecord) -> Any:
+    def handle(self, record: logging.LogRecord) -> Any:  # noqa: C901 - the hot path
         """Filter and keep a record.
 
         Without the handler's lock, which would guard nothing: the lane has its own.
@@ -124,25 +116,43 @@ class WorkerHandler(logging.Handler):
             if isinstance(passed, logging.LogRecord):  # Python 3.12: a replacement
                 record = passed
         way = self._channel
+        lost = False
         try:
-            if (
-                way is not None
-                and mark[0]
-                and way.fresh_from <= record.created < way.fresh_until
-            ):
+            try:
+                is_usual = (
+                    way is not None
+                    and mark[0]
+                    and way.fresh_from <= record.created < way.fresh_until
+                    and record.relativeCreated is not way.last
+                    and way.seen is None
+                )
+            except Exception as exc:
+                if thrown_in(exc):
+                    raise
+                is_usual = False  # times that are none, in a record from elsewhere
+            if is_usual:
                 # The hot path: `emit`, when nothing is due besides.
-                way.append(from_log_record(record, way.pid, way.limits))
+                way.append(from_log_record(record, way.pid, way.limits))  # type: ignore[union-attr]
+                way.last = record.relativeCreated  # type: ignore[union-attr]
+                return True
+            if self.way.has(record, sys._getframe()):  # noqa: SLF001
                 return True
         except LaneLostError:
+            lost = True
+        except Exception as exc:
+            self._give_up(record, exc)
+            return True
+        if lost:
             self._emit(record, again=True)
-            return True
-        except TypeError:
-            pass  # `created` is no number, in a record from elsewhere
-        except _OWN_FAULTS as exc:
-            self._give_up(record.name, exc)
-            return True
-        self.emit(record)
+        else:
+            self.emit(record)
+        self.way.take(record)
         return True
+
+    @property
+    def way(self) -> Taken:
+        """Where records go: the channel, or nowhere."""
+        return nowhere if self._channel is None else self._channel
 
     def addFilter(self, filter: Any) -> None:  # noqa: A002, N802 - logging's names
         """Add a filter; one of femtomp's own counts in this handler's lane."""
@@ -160,6 +170,8 @@ class WorkerHandler(logging.Handler):
             passed = self.filter(record)
             self._say_left_out()
         except Exception as exc:
+            if thrown_in(exc):
+                raise
             return _marked(record, exc)
         return passed
 
@@ -182,8 +194,8 @@ class WorkerHandler(logging.Handler):
             except LaneLostError:
                 if way.send(payload, again=True) is Sent.NOWHERE:
                     self._fall_back(to_log_record(payload))
-        except _OWN_FAULTS as exc:
-            self._give_up(to_log_record(payload).name, exc)
+        except Exception as exc:
+            self._give_up(to_log_record(payload), exc)
 
     def keep_anew(self, payload: bytes) -> None:
         """Append the payload of a record that no logger made; open a lane if need be.
@@ -195,8 +207,8 @@ class WorkerHandler(logging.Handler):
                 self._finds_another() and self._sends(payload)
             ):
                 self._fall_back(to_log_record(payload))
-        except _OWN_FAULTS as exc:
-            self._give_up(to_log_record(payload).name, exc)
+        except Exception as exc:
+            self._give_up(to_log_record(payload), exc)
 
     def _sends(self, payload: bytes) -> bool:
         way = self._channel
@@ -216,8 +228,8 @@ class WorkerHandler(logging.Handler):
                 self._finds_another() and self._send(record, again=again)
             ):
                 self._fall_back(record)
-        except _OWN_FAULTS as exc:
-            self._give_up(record.name, exc)
+        except Exception as exc:
+            self._give_up(record, exc)
 
     def _send(self, record: logging.LogRecord, *, again: bool) -> bool:
         """Hand over the record; False if there is nowhere to."""
@@ -251,25 +263,60 @@ class WorkerHandler(logging.Handler):
         """Write the record to descriptor 2 as a plain line."""
         if self.spool is None and self._missing == "ignore":
             return
-        try:
-            text = (self.formatter or _FALLBACK).format(record)
-        except Exception as exc:
-            text = f"{record.levelname} {record.name}: {record.msg!r} ({exc!r})"
-        try:
-            text = _without_secrets(text)
-        except ImportError:
-            # A signal handler's record, in the midst of the import that this needs.
-            text = f"{record.levelname} {record.name}: [redacted]"
-        line = f"{shown(text)}\n"
+        line = f"{shown(line_of(record))}\n"
         nowait.stderr.say(line.encode("utf-8", "backslashreplace"))
 
-    def _give_up(self, name: object, exc: Exception) -> None:
-        if isinstance(exc, OSError) and exc.errno is None:
-            raise exc  # no call's failure: thrown in by a signal handler (TimeoutError)
+    def _give_up(self, record: logging.LogRecord, exc: Exception) -> None:
+        """Count a record that a fault of femtomp's own has cost, and say both."""
+        # The latter is the caller's: its stack is at its end.
+        if thrown_in(exc) or isinstance(exc, RecursionError):
+            raise exc
         if self._channel is not None:
             self._channel.dropped += 1
         if logging.raiseExceptions:
-            say(f"a record of {name} was dropped: {type(exc).__name__}: {exc}")
+            name = text(getattr(record, "name", None))
+            say(f"a record of {name} was dropped: {described(exc)}; it was:")
+            self._fall_back(record)
+
+    def setLevel(self, level: int | str) -> None:  # noqa: N802 - logging's name
+        """Set the level, by number or by any name that femtomp takes."""
+        super().setLevel(number_of_level(level))
+
+    @staticmethod
+    def body_of(record: logging.LogRecord) -> tuple[str, str | None]:
+        """Return a record's message; if it cannot be formatted, its parts and why."""
+        return message(record)
+
+    def is_heard(self, name: str, level: int) -> bool:
+        """Return whether the server's levels let a logger's record of a level pass.
+
+        For front ends with levels of their own, such as loguru; loggers of `logging`
+        have the server's by `worker_init`.
+        """
+        way = self._channel
+        if way is None:
+            return True
+        way.known_limits()
+        return level >= way.levels.least(name)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802
+        """Refuse a formatter: workers send records, and the sinks have formats.
+
+        `logging.basicConfig` gives each handler one unasked, which counts as none.
+
+        Raises
+        ------
+        ConfigError
+            For any other.
+        """
+        if fmt is None or getattr(fmt, "_fmt", None) == logging.BASIC_FORMAT:
+            return
+        msg = (
+            "WorkerHandler takes no formatter: it sends records, and the sinks of the "
+            'server format them: FileSink("app.log", format="text"), or '
+            'format="package.Formatter" for one of your own; see README, "Formats"'
+        )
+        raise ConfigError(msg)
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
         """Make no lock: none is used, and fork hooks and billiard remake them all."""
@@ -281,18 +328,6 @@ class WorkerHandler(logging.Handler):
 
     def __repr__(self) -> str:
         return f"<WorkerHandler {self.spool} ({logging.getLevelName(self.level)})>"
-
-
-_FALLBACK: Final = logging.Formatter(
-    "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
-)
-
-
-def _without_secrets(text: str) -> str:
-    """Leave standard secrets out of a line that no server redacts any more."""
-    from femtomp.codec.secret_keys import STANDARD_KEYS, SecretKeys
-
-    return SecretKeys(STANDARD_KEYS).leave_out(text)[0]
 
 
 def _marked(record: logging.LogRecord, exc: Exception) -> logging.LogRecord:
@@ -365,7 +400,7 @@ def worker_handler(
     >>> logging.getLogger("shop").addHandler(handler)
     >>> logging.getLogger("shop").removeHandler(handler)
     """
-    number = logging._checkLevel(level)  # type: ignore[attr-defined]  # noqa: SLF001
+    number = number_of_level(level)
     path = find_spool(spool)
     # What it names and sets, others who have that handler too must not get.
     asks = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.errors import ConfigError
 from femtomp.lanes.liveness import boot_id, pid_namespace, start_ticks
+from femtomp.lanes.thrown import thrown_in
 from femtomp.record import Identity
 from femtomp.worker.plain import described, key, plain, type_name
 
@@ -86,6 +87,8 @@ def _told() -> dict[str, Any]:
         try:
             said = dict(teller())
         except Exception as exc:
+            if thrown_in(exc):
+                raise
             # A log call waits for it: the record is worth more than the name.
             wrong.append(described(exc))
             continue
@@ -134,6 +137,8 @@ def _instance_id() -> str:
     try:
         resource: Any = trace._TRACER_PROVIDER.resource  # type: ignore[union-attr]  # noqa: SLF001
         found = resource.attributes.get("service.instance.id")
-    except Exception:
+    except Exception as exc:
+        if thrown_in(exc):
+            raise
         return ""
     return found if type(found) is str else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from femtomp.checks import number_of_level
 from femtomp.errors import SpoolError
 from femtomp.worker.channel import channel, say
 from femtomp.worker.handler import WorkerHandler, worker_handler
@@ -68,12 +69,12 @@ def set_root_level(spool: str | None, level: int | str | None) -> None:
     """
     root = logging.getLogger()
     if spool is None:
-        root.setLevel(logging.INFO if level is None else level)
+        root.setLevel(logging.INFO if level is None else number_of_level(level))
         return
     from femtomp.lanes.spool import Spool
 
     if level is not None:
-        root.setLevel(level)
+        root.setLevel(number_of_level(level))
     try:
         opened = Spool(spool)
     except SpoolError:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
+from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 
-from femtomp.native import Lock
+from femtomp.lanes.thrown import thrown_in
 
 LEVELS: Final = "levels"
 _MAX_BYTES: Final = 256 * 1024
@@ -43,11 +43,16 @@ class Levels:
         self._seen: tuple[int, int] | None = None
         self._wanted: dict[str, tuple[int, int | None]] = {}
         self._given: dict[str, _Given] = {}
+        # What the server has said itself: its own level, and its loggers'.
+        self._least = 0
+        self._said: dict[str, int] = {}
         # Of the root logger, if `worker_init` has set it to the server's.
         self._server: int | None = None
         # The next time that one of them is over, of the monotonic clock.
         self._until_ns: int | None = None
-        self._lock = Lock()
+        # Whose it is took it out. No lock: an exception that a signal handler throws in
+        # behind `acquire` would leave that locked for ever, behind `del` none can come.
+        self._turn = [True]
 
     def heed(self, directory: int, *, again: bool = False) -> None:
         """Do what the file says, if it is new or a time is over.
@@ -60,7 +65,9 @@ class Levels:
             Though nothing is new: the program has just set levels of its own.
         """
         # A thread that looks now will do: nobody waits. Nor does a call inside this.
-        if not self._lock.acquire(blocking=False):
+        try:
+            del self._turn[0]
+        except IndexError:
             return
         try:
             seen = self._look(directory)
@@ -70,27 +77,47 @@ class Levels:
                 self._apply()
                 self._seen = seen
         except _FAULTS as exc:
-            if isinstance(exc, OSError) and exc.errno is None:
-                raise  # no call's failure: thrown in by a signal handler
+            if thrown_in(exc):
+                raise
         finally:
-            self._lock.release()
+            self._turn.append(True)
+
+    def know(self, manifest: dict[str, Any]) -> None:
+        """Take the levels that the server began with."""
+        self._least = int(manifest.get("level", 0))
+        self._said = {name: int(n) for name, n in manifest.get("levels", {}).items()}
+
+    def least(self, name: str) -> int:
+        """Return the level from which on the server wants what a logger logs."""
+        now = monotonic_ns()
+        while True:
+            level, until = self._wanted.get(name, (None, None))
+            if level is not None and (until is None or now < until):
+                return level
+            if not name:
+                return self._least
+            if name in self._said:
+                return self._said[name]
+            name = name.rpartition(".")[0]
 
     def follow(self, level: int) -> None:
         """Note that the root logger has the server's level, and is to keep to it."""
         self._server = level
 
-    def forget_lock(self) -> None:
+    def forget_turn(self) -> None:
         """Begin anew in a forked child; levels and what was before are inherited."""
-        self._lock = Lock()
+        self._turn = [True]
 
     def _is_over(self) -> bool:
-        return self._until_ns is not None and time.monotonic_ns() >= self._until_ns
+        return self._until_ns is not None and monotonic_ns() >= self._until_ns
 
     def _look(self, directory: int) -> tuple[int, int] | None:
         """Read the file if it is another one; return which it is."""
         try:
             there = os.stat(LEVELS, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
+            if thrown_in(exc):
+                raise
             seen = None
         else:
             seen = (there.st_ino, there.st_mtime_ns)
@@ -101,7 +128,9 @@ class Levels:
             str(name): (int(level), None if until is None else int(until))
             for name, (level, until) in said.get("levels", {}).items()
         }
-        self._follow_server(said.get("server"))
+        if (server := said.get("server")) is not None:
+            self._least = int(server)
+        self._follow_server(server)
         return seen
 
     def _follow_server(self, level: int | None) -> None:
@@ -116,7 +145,7 @@ class Levels:
         self._server = level
 
     def _apply(self) -> None:
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         wanted = {
             name: level
             for name, (level, until) in self._wanted.items()

@@ -18,7 +18,9 @@ from time import time_ns
 from types import FunctionType
 from typing import Any, Final
 
+from femtomp.checks import number_of_level
 from femtomp.codec.wire import encode
+from femtomp.lanes.thrown import thrown_in
 from femtomp.record import MAX_DEPTH
 from femtomp.worker import context
 from femtomp.worker.by_record import (
@@ -206,7 +208,7 @@ class Logger:
 
     def setLevel(self, level: int | str, /) -> None:  # noqa: N802 - logging's name
         """Set the level of `logging.getLogger(name)`."""
-        self._logger.setLevel(level)
+        self._logger.setLevel(number_of_level(level))
 
     def __repr__(self) -> str:
         """Show the fields' names; their values may be secrets."""
@@ -228,7 +230,9 @@ class Logger:
         way: Any = handler._channel  # noqa: SLF001 - this module is its other half
         try:
             payload = self._payload(way, level, message, args, fields)
-        except Exception:
+        except Exception as exc:
+            if thrown_in(exc):
+                raise
             payload = None  # the standard way marks what cannot be rendered
         if payload is None or len(payload) > way.limits.harmless_bytes:
             by_record(self._logger, level, message, args, self._fields, fields)

@@ -11,6 +11,7 @@ import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from femtomp.lanes.thrown import thrown_in
 from femtomp.record import DEFAULT_LIMITS, MAX_ITEMS, MAX_KEY_CHARS
 from femtomp.worker import shapes
 from femtomp.worker.shapes import loaded_class
@@ -103,7 +104,8 @@ def _plain(value: object, depth: int, room: Room) -> Any:
             return _list(value, depth, room)
         return _other(value, depth, room)
     except Exception as exc:
-        # Not BaseException: a timeout or signal's exception belongs to the caller.
+        if thrown_in(exc):
+            raise
         return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
 
 
@@ -165,8 +167,9 @@ def _first(begin: Callable[[], Iterable[Any]]) -> list[Any]:
     for _ in range(_ATTEMPTS - 1):
         try:
             return list(islice(begin(), MAX_ITEMS + 1))
-        except RuntimeError:
-            pass
+        except RuntimeError as exc:
+            if thrown_in(exc):
+                raise
     return list(islice(begin(), MAX_ITEMS + 1))
 
 
@@ -317,6 +320,8 @@ def text(value: object) -> str:
     try:
         return exact(value if type(value) is str else str(value))
     except Exception as exc:
+        if thrown_in(exc):
+            raise
         return f"<{type_name(value)}: cannot be rendered: {type_name(exc)}>"
 
 
@@ -330,6 +335,8 @@ def _key_text(name: object) -> str:
     try:
         return exact(str(name))
     except Exception as exc:
+        if thrown_in(exc):
+            raise
         return f"<{type_name(name)}: {type_name(exc)}>"
 
 
@@ -343,4 +350,6 @@ def described(exc: BaseException) -> str:
     try:
         return _short(f"{type_name(exc)}: {exact(str(exc))}")
     except Exception as worse:
+        if thrown_in(worse):
+            raise
         return f"{type_name(exc)}: <cannot be rendered: {type_name(worse)}>"

@@ -11,6 +11,7 @@ import os
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
+from femtomp.checks import level_or_none
 from femtomp.lanes.queue import Queue
 from femtomp.record import DEFAULT_LIMITS, Record, Resource, severity_number
 from femtomp.worker.capture import from_log_record, from_record
@@ -79,13 +80,17 @@ def from_mapping(values: Mapping[str, Any]) -> Record:
     known = {k: v for k, v in values.items() if k in _NAMES}
     others = {k: v for k, v in values.items() if k not in _NAMES}
     text = str(known.get("severity_text") or "INFO")
-    level = logging.getLevelNamesMapping().get(text, logging.INFO)
+    level = level_or_none(text)
     attributes = known.get("attributes")
     timestamp = known.get("timestamp")
     number = known.get("severity_number")
     return Record(
         timestamp=timestamp if isinstance(timestamp, int) else time_ns(),
-        severity_number=number if isinstance(number, int) else severity_number(level),
+        severity_number=(
+            number
+            if isinstance(number, int)
+            else severity_number(logging.INFO if level is None else level)
+        ),
         severity_text=text,
         logger=str(known.get("logger") or "root"),
         body=plain(known.get("body")),

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 import femtomp
 from femtomp.integrations import celery as integration
@@ -67,6 +68,22 @@ def endless():
     except Exception:
         log.warning("stopped")
         raise
+
+
+@app.task(bind=True, soft_time_limit=0.3, time_limit=30)
+def chatters(self):
+    """Log until the time limit is heard of; leave a file that says whether it was."""
+    said = Path(f"{self.request.id}.said")
+    end = time.monotonic() + 5
+    number = 0
+    try:
+        while time.monotonic() < end:
+            number += 1
+            log.info("step %d", number, extra={"n": number, "more": {"a": [number]}})
+    except SoftTimeLimitExceeded:
+        said.write_text("heard")
+    else:
+        said.write_text("never heard")
 
 
 def send(task: str, count: int, records: int, kills: int) -> None:

@@ -400,3 +400,25 @@ def test_billiards_debug_chatter_stays_out_and_a_log_file_is_explained(
     (said,) = worker.by_body("Celery's --logfile is not used: worker.log")
     assert said["severity_text"] == "WARNING"
     assert not (tmp_path / "worker.log").exists()
+
+
+def test_every_task_that_logs_hears_of_its_time_limit(tmp_path):
+    """A soft limit that strikes in a log call is the task's: 24 of 24 tasks in a loop
+    hear of it, and each of their records is whole and comes once.
+    """
+    with Worker(tmp_path, "worker", "-c2") as worker:
+        worker.send("chatters", 24)
+        until(lambda: len([*tmp_path.glob("*.said")]) == 24, "24 tasks", 100)
+        until(lambda: all(p.read_text() for p in tmp_path.glob("*.said")), "words")
+        worker.terminate()
+    assert [p.read_text() for p in tmp_path.glob("*.said")] == ["heard"] * 24
+    steps = [r for r in worker.records() if r["body"].startswith("step")]
+    assert len(steps) > 24
+    assert len({r["uid"] for r in steps}) == len(steps)
+    for step in steps:
+        number = step["attributes"]["n"]
+        assert step["body"] == f"step {number}"
+        assert step["attributes"]["more"] == {"a": [number]}
+        assert (step["logger"], step["severity_text"]) == ("tasks", "INFO")
+    ids = {(r["attributes"]["celery.task.id"], r["attributes"]["n"]) for r in steps}
+    assert len(ids) == len(steps)

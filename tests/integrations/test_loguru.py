@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 
@@ -30,7 +31,7 @@ def records():
 @pytest.fixture(autouse=True)
 def _added():
     logger.remove()
-    logger.add(sink, format="{message}", level=0)
+    logger.add(sink, format="{message}", level=0, catch=False)
     yield
     logger.remove()
     logger.configure(extra={}, patcher=None)
@@ -201,3 +202,82 @@ def test_logging_by_loguru(records, intercepted) -> None:
     assert three.severity_number == 16
     assert four.attributes["code.function.name"] == "test_logging_by_loguru"
     assert (four.attributes["name"], four.attributes["a"]) == ("bob", 1)
+
+
+@pytest.fixture
+def lib():
+    """A logger that only loguru hears: pytest's own handler raises at format errors."""
+    made = logging.Logger("lib")
+    made.addHandler(InterceptHandler())
+    return made
+
+
+def test_format_error_by_way_of_loguru(records, lib) -> None:
+    """A record that cannot be formatted is handed on with its parts and the reason, and
+    nothing is raised at who logged it, as with `logging`'s own handlers.
+    """
+    lib.warning("bad %d", "x", extra={"price": 4.2})
+    lib.warning("too many", 1)
+    lib.warning("%(missing)s", {"a": 1})
+    assert [record.body for record in records] == [
+        "bad %d ['x']", "too many [1]", "%(missing)s {'a': 1}",
+    ]  # fmt: skip
+    for record, kind in zip(
+        records, ("TypeError", "TypeError", "KeyError"), strict=True
+    ):
+        assert record.attributes["femtomp.format_error"].startswith(kind)
+    assert records[0].attributes["price"] == 4.2
+
+
+def test_a_record_without_a_place_by_way_of_loguru(records, lib) -> None:
+    """A record made elsewhere, whose path is none, is no error either."""
+    lib.handle(logging.makeLogRecord({"msg": "odd", "levelno": 40, "pathname": None}))
+    assert [record.body for record in records] == ["odd"]
+
+
+def test_the_servers_level_counts(tmp_path, monkeypatch) -> None:
+    """Messages below the server's level, or below the one that it gave to the logger,
+    are not taken, whatever the sink's own level is.
+    """
+    with femtomp.start_server(
+        f"file:{tmp_path}/records", level="INFO", levels={"tests.noisy": "ERROR"}
+    ) as server:
+        named = logger.patch(lambda r: r.update(name=r["extra"]["name"]))
+        cart, noisy = named.bind(name="tests.cart"), named.bind(name="tests.noisy.lib")
+        cart.debug("1 below")
+        cart.info("2 kept")
+        noisy.warning("3 below")
+        noisy.error("4 kept")
+        server.set_level("tests.cart", "TRACE")
+        cart.trace("5 kept")
+        noisy.warning("6 below")
+        server.set_level("tests.cart", None)
+        cart.debug("7 below")
+        server.set_level("", "ERROR")
+        cart.info("8 below")
+        assert server.stop().drained
+    text = (tmp_path / "records").read_text()
+    assert [n for n in range(1, 9) if f'"{n} ' in text] == [2, 4, 5]
+
+
+def test_thrown_in_by_a_signal_handler(records) -> None:
+    """What a signal handler throws into the sink reaches who logged."""
+
+    class LimitError(Exception):
+        pass
+
+    class Struck:
+        def __repr__(self) -> str:
+            signal.raise_signal(signal.SIGUSR1)
+            return "not struck"
+
+    def limit(_number, _frame) -> None:
+        raise LimitError
+
+    before = signal.signal(signal.SIGUSR1, limit)
+    try:
+        with pytest.raises(LimitError):
+            logger.bind(value=Struck()).info("x")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert list(records) == []

@@ -862,3 +862,36 @@ def test_exception_that_a_signal_handler_throws_costs_no_body() -> None:
     fields = wire.decode(from_log_record(record, os.getpid()))
     assert fields[5] == "well"
     assert thrown == []
+
+
+def test_uvicorns_coloured_message_is_left_out() -> None:
+    """`color_message` is the message once more, for uvicorn's formatter; an extra of that
+    name in anybody else's record is an extra.
+    """
+    extra = {"color_message": "\x1b[36m%d\x1b[0m", "n": 1}
+    for name, kept in (("uvicorn.error", False), ("uvicorn", False), ("shop", True)):
+        record = logging.LogRecord(name, 20, "p", 1, "x", (), None)
+        record.__dict__.update(extra)
+        assert ("color_message" in load_of(record)) == kept
+        assert load_of(record)["n"] == 1
+
+
+def load_of(record: logging.LogRecord) -> dict:
+    return load(from_log_record(record, os.getpid())).attributes
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("\x1b[1;32mINFO\x1b[0m", "INFO"),
+        ("\x1b[38;5;196m ERROR \x1b[m", "ERROR"),
+        ("\x1b]8;;http://x\x07WARN\x1b]8;;\x1b\\", "WARN"),
+        ("\x1b[KNOTE", "NOTE"),
+        ("INFO ", "INFO "),
+    ],
+)
+def test_a_level_name_has_no_colours(name, clean) -> None:
+    """Programs that colour the names of levels have them plain in every sink."""
+    record = logging.LogRecord("a", 20, "p", 1, "x", (), None)
+    record.levelname = name
+    assert load(from_log_record(record, os.getpid())).severity_text == clean

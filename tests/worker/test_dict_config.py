@@ -221,20 +221,50 @@ def test_levels_and_filters_are_the_handlers_own(tmp_path, handler):
 
 
 @each
-def test_a_formatter_is_for_stderr_alone(tmp_path, handler):
-    """The sinks have formats; a handler's formatter serves where there is no server."""
-    found, said = run(
+def test_a_formatter_is_an_error_that_says_where_formats_go(tmp_path, handler):
+    """The sinks have formats: a handler's formatter would change nothing."""
+    found, _ = run(
         tmp_path,
         f"""
         server = start()
-        configure({{**{handler}, "formatter": "f"}})
+        try:
+            configure({{**{handler}, "formatter": "f"}})
+        except ValueError as exc:
+            said = f"{{type(exc.__cause__).__name__}}: {{exc.__cause__}}"
+            assert said.startswith("ConfigError: WorkerHandler takes no formatter"), said
+            assert 'FileSink("app.log", format="text")' in said
+        else:
+            raise AssertionError
+        configure({handler})
         logging.info("%s", "body")
         arrived(server)
-        logging.info("late")
         """,
     )
     assert found == [["root", "body"]]
-    assert "F late" in said
+
+
+def test_the_formatter_of_basic_config_counts_as_none(tmp_path):
+    """`logging.basicConfig` gives each handler a formatter: without a format of the
+    user's it is no error, with one it is.
+    """
+    found, _ = run(
+        tmp_path,
+        """
+        server = start()
+        logging.basicConfig(handlers=[femtomp.worker_handler()], level="INFO")
+        logging.info("%s", "body")
+        try:
+            logging.basicConfig(
+                handlers=[femtomp.worker_handler()], format="%(message)s", force=True
+            )
+        except femtomp.ConfigError:
+            pass
+        else:
+            raise AssertionError
+        arrived(server)
+        """,
+    )
+    assert found == [["root", "body"]]
 
 
 @each

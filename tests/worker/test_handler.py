@@ -142,9 +142,11 @@ def test_handler_is_the_same_for_spool_and_level(shop) -> None:
     other = worker_handler("ERROR", spool=shop.path)
     assert other is not shop.handler
     assert other is worker_handler(40, spool=shop.path)
-    shop.logger.addHandler(other)
-    shop.logger.error("twice")
-    assert shop.bodies() == ["twice", "twice"]
+    logger = logging.Logger("other")
+    logger.addHandler(other)
+    shop.logger.error("by one")
+    logger.error("by the other")
+    assert shop.bodies() == ["by one", "by the other"]
     assert len(shop.lanes()) == 1
 
 
@@ -250,7 +252,7 @@ def test_handler_has_no_lock_to_inherit(shop) -> None:
     assert shop.handler.lock is None
     shop.handler.acquire()
     shop.handler.release()
-    shop.handler.setFormatter(logging.Formatter("%(message)s"))
+    shop.handler.setLevel("DEBUG")
     shop.handler.set_name("mine")
     shop.handler.setLevel("DEBUG")
     assert "WorkerHandler" in repr(shop.handler)
@@ -323,7 +325,8 @@ def test_worker_init_never_raises(level, spool, clean_root, capfd) -> None:
 @pytest.fixture
 def clock(monkeypatch) -> ManualClock:
     made = ManualClock()  # far from the records' own time: all is due at each call
-    monkeypatch.setattr(channels, "time", made)
+    monkeypatch.setattr(channels, "time", made.time)
+    monkeypatch.setattr(channels, "monotonic", made.monotonic)
     return made
 
 
@@ -893,10 +896,15 @@ def test_exception_from_outside_passes_through_append(shop, monkeypatch) -> None
     class SoftLimit(Exception):
         pass
 
-    def append(_):
+    def limit(_number, _frame):
         raise SoftLimit
 
+    def append(_):
+        signal.raise_signal(signal.SIGUSR1)
+
     shop.logger.error("first")
+    before = signal.signal(signal.SIGUSR1, limit)
     monkeypatch.setattr(shop.handler._channel, "append", append)
     with pytest.raises(SoftLimit):
         shop.logger.error("second")
+    signal.signal(signal.SIGUSR1, before)

@@ -11,6 +11,7 @@ import logging.config
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import uuid
@@ -389,12 +390,12 @@ def test_null_handlers_are_nobody(tree, shop, made_records) -> None:
     assert shop.bodies() == ["x"]
 
 
-def test_two_handlers_of_femtomp_have_it_twice(tree, shop) -> None:
-    """Two handlers on the chain are two records, as with `logging`."""
+def test_two_handlers_of_femtomp_have_it_once(tree, shop) -> None:
+    """Two handlers on the chain take a record once in all, as README says."""
     logging.getLogger("femtomp-test.a").addHandler(WorkerHandler(spool=shop.path))
     tree.handlers[:] = [shop.handler]
     femtomp.get_logger("femtomp-test.a").info("x")
-    assert shop.bodies() == ["x", "x"]
+    assert shop.bodies() == ["x"]
 
 
 def test_logger_class_of_the_users(tree, shop) -> None:
@@ -429,10 +430,10 @@ def test_caplog_sees_fields(caplog) -> None:
 
 
 def test_without_any_handler_the_last_resort_speaks() -> None:
-    """With no handler at all warnings go to stderr, as with `logging`."""
+    """With no handler at all warnings go to stderr, as with `logging`, and the fields."""
     code = "import femtomp, sys; sys.stderr = sys.stdout\n"
     code += "femtomp.get_logger('lib').warning('sold %s', 'tea', price=4.2)"
-    assert run(code) == "sold tea\n"
+    assert run(code) == "sold tea price=4.2\n"
 
 
 # -- levels ----------------------------------------------------------------------------
@@ -1005,3 +1006,36 @@ def test_record_under_limits_is_that_of_the_standard_logger(
         del logging._levelToName[loggers.TRACE], logging._nameToLevel["TRACE"]
     expected, found = shop.records()
     assert line(found) == line(expected)
+
+
+# -- without a server ------------------------------------------------------------------
+
+
+ALONE = """
+import logging
+import femtomp
+log = femtomp.get_logger("shop", till=1)
+with femtomp.log_context(request="r 1"):
+    log.warning("x", price=3)
+log.warning("100%% of %s", "tea", rate="5 %", name="n", password="hunter2")
+log.info("below the level of those that nobody handles")
+logging.getLogger("shop").warning("as logging does", extra={"price": 3})
+logging.basicConfig(format="%(message)s %(price)s")
+log.warning("y", price=4)
+"""
+
+
+def test_without_any_handler_the_fields_are_shown() -> None:
+    """A program that set nothing up sees fields behind the message, without secrets; a
+    handler of its own sees the message as it is, and the fields as attributes.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=60,
+        env={k: v for k, v in os.environ.items() if k != "FEMTOMP_SPOOL"}, check=True,
+    )  # fmt: skip
+    assert done.stderr.splitlines() == [
+        'x request="r 1" till=1 price=3',
+        '100% of tea till=1 rate="5 %" password=[redacted] name=n',
+        "as logging does",
+        "y 4",
+    ]
