@@ -372,6 +372,14 @@ def _throw(what: type[BaseException] = Thrown) -> None:
     raise what
 
 
+@pytest.fixture(autouse=True)
+def _throw_is_a_signal_handler():
+    """What `_throw` raises counts as thrown in: it is an installed handler."""
+    before = signal.signal(signal.SIGUSR2, _throw)
+    yield
+    signal.signal(signal.SIGUSR2, before)
+
+
 SIGNALS = """
 import gc, os, signal, sys, time
 sys.unraisablehook = lambda _: None  # what is raised in __del__
