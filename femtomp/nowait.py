@@ -14,11 +14,14 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import posix
 import select
 import stat
 import time
 from types import BuiltinFunctionType
 from typing import Any, Final
+
+from femtomp.native import unpatched
 
 # What a pipe that polls writable takes without blocking, pipe(7).
 PIECE_BYTES: Final = select.PIPE_BUF
@@ -37,10 +40,12 @@ _UNKNOWN: Final = (
 )
 _HERE: Final = -1  # pwritev2's offset for "where the stream is"
 _OPEN: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-# Taken once: eventlet removes it from `select`, gevent puts another one there, which
-# may run other tasks in the midst of a log call.
-_poll: Final[Any] = getattr(select, "poll", None)
-_CAN_POLL: Final = isinstance(_poll, BuiltinFunctionType)
+# eventlet removes it from `select`, gevent puts another one there, which may run other
+# tasks in the midst of a log call; eventlet's `os.write` does that, too, hence `posix`.
+_given: Final[Any] = getattr(select, "poll", None)
+_poll: Final[Any] = (
+    _given if isinstance(_given, BuiltinFunctionType) else unpatched("select").poll
+)
 
 
 def write_now(descriptor: int, data: bytes | memoryview) -> int:
@@ -62,7 +67,7 @@ def write_now(descriptor: int, data: bytes | memoryview) -> int:
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.write(descriptor, data)
+        return posix.write(descriptor, data)
     if _NOWAIT is not None:
         try:
             return os.pwritev(descriptor, (data,), _HERE, _NOWAIT)
@@ -72,7 +77,7 @@ def write_now(descriptor: int, data: bytes | memoryview) -> int:
     if stat.S_ISSOCK(mode):
         return _send(descriptor, data)
     if stat.S_ISCHR(mode) and not os.isatty(descriptor):
-        return os.write(descriptor, data)
+        return posix.write(descriptor, data)
     return _write_reopened(descriptor, data)
 
 
@@ -92,7 +97,7 @@ def _send(descriptor: int, data: bytes | memoryview) -> int:
 def _write_reopened(descriptor: int, data: bytes | memoryview) -> int:
     """Write by a description of one's own, or a little, if there is room."""
     try:
-        own = os.open(f"/proc/self/fd/{descriptor}", _OPEN)
+        own = posix.open(f"/proc/self/fd/{descriptor}", _OPEN)
     except OSError as exc:
         if exc.errno == errno.ENXIO and not os.isatty(descriptor):
             # A pipe without a reader.
@@ -100,17 +105,15 @@ def _write_reopened(descriptor: int, data: bytes | memoryview) -> int:
         # Another user's, as of a worker that has changed its own; or no /proc.
         if not can_take(descriptor, 0.0):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from exc
-        return os.write(descriptor, data[:PIECE_BYTES])
+        return posix.write(descriptor, data[:PIECE_BYTES])
     try:
-        return os.write(own, data)
+        return posix.write(own, data)
     finally:
         os.close(own)
 
 
 def can_take(descriptor: int, timeout_s: float) -> bool:
     """Wait until a stream takes something, or says that it never will."""
-    if not _CAN_POLL:
-        return False
     poll = _poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(timeout_s * 1000))

@@ -236,6 +236,37 @@ def test_thread_of_the_systems_own_logs_beside_greenlets(tmp_path) -> None:
     assert len(bodies(tmp_path / "out")) == 200
 
 
+@pytest.mark.parametrize("kernel", ["new", "old"])
+def test_log_call_in_eventlets_hub_is_like_any(tmp_path, kernel) -> None:
+    """What runs in the hub itself may not wait, and logs, with a server and without."""
+    require("eventlet")
+    program = """
+    import logging, sys
+    import femtomp
+    server = femtomp.start_server([f"file:{sys.argv[1]}"])
+    femtomp.worker_init()
+    done = []
+    def work(what):
+        logging.getLogger("shop").warning(what)
+        done.append(what)
+    def in_hub(what):
+        eventlet.hubs.get_hub().schedule_call_global(0, work, what)
+        while what not in done:
+            eventlet.sleep(0)
+    in_hub("served")
+    server.stop()
+    in_hub("not served")
+    """
+    source = "import eventlet, eventlet.hubs; eventlet.monkey_patch()\n"
+    if kernel == "old":  # it cannot be asked not to wait
+        source += "import femtomp.nowait; femtomp.nowait._NOWAIT = None\n"
+    source += textwrap.dedent(program)
+    done = run_script(source, tmp_path / "out", flags=("-W", "ignore"))
+    assert bodies(tmp_path / "out") == ["served"]
+    assert "not served" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_flags_are_handed_on(tmp_path) -> None:
     """The supervisor gets the options of the interpreter that started it."""
     source = SAYS_ALL + "\nprint(json.dumps(command))"

@@ -103,7 +103,7 @@ def test_a_process_that_cannot_be_made_now_is_made_later(
         monkeypatch.setattr(guardian, "_BACKOFF_FIRST_S", 0.01)
         monkeypatch.setattr(os, "fork", fail_first)
         config = ServerConfig("test", ())
-        guardian.guard(Launch(config, spool.path, (), {}, -1, -1, 2, 1))
+        guardian.guard(Launch(config, spool.path, {}, -1, -1, 2, 1))
         # What never began is no start, and no death.
         assert attempts == [1, 1, 1, 1]
 
@@ -127,7 +127,7 @@ def test_a_guardian_without_an_engine_can_be_stopped(spool, monkeypatch) -> None
         spool.set_control(STATE, State.STOPPING)
         monkeypatch.setattr(os, "fork", fail)
         config = ServerConfig("test", ())
-        guardian.guard(Launch(config, spool.path, (), {}, -1, -1, 2, 1))
+        guardian.guard(Launch(config, spool.path, {}, -1, -1, 2, 1))
 
     assert os.waitpid(fork(guard), 0)[1] == 0
 
