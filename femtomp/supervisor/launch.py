@@ -24,6 +24,7 @@ from femtomp import errors
 from femtomp.lanes.segment import close_known, high, is_known, known_as
 from femtomp.lanes.spool import GUARDIAN
 from femtomp.supervisor.guardian import Launch
+from femtomp.supervisor.reaping import reap_group
 
 if TYPE_CHECKING:
     from femtomp.lanes.spool import Spool
@@ -185,6 +186,10 @@ class Starting:
         except ProcessLookupError as exc:
             msg = "the supervisor ended as soon as it was ready"
             raise EndedError(msg) from exc
+        except errors.FemtompError:
+            self.close()
+            reap_group(self._pid)
+            raise
         finally:
             self.close()
 
@@ -212,6 +217,7 @@ class Starting:
         except (ProcessLookupError, PermissionError):
             pass  # they have ended by themselves
         self.close()
+        reap_group(self._pid)
 
     def close(self) -> None:
         """Close the descriptors and reap the process that has forked the guardian."""
