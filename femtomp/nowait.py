@@ -190,20 +190,21 @@ class Mouth:
             try:
                 written = write_now(self.descriptor, view)
             except BlockingIOError:
-                written = 0
                 if not self._is_patient:
                     break
                 now = time.monotonic()
                 until = until or now + self._patience_s
                 if now >= until or not can_take(self.descriptor, until - now):
                     self._is_patient = False
+                continue
             except OSError as exc:
                 if exc.errno is None:
                     raise  # no call's failure: thrown in by a signal handler
                 break
-            if written:
-                view = view[written:]
-                self._is_cut = bool(view)
+            if not written:
+                break  # a device that takes nothing, and says nothing
+            view = view[written:]
+            self._is_cut = bool(view)
         else:
             self._is_patient = True
         return bytes(view)

@@ -124,6 +124,9 @@ class GuardedWriter(LaneWriter):
     def _close_words(self) -> None:
         """Nothing is mapped."""
 
+    def _let_words_go(self) -> None:
+        """Nothing is mapped."""
+
     def check(self) -> None:
         """Make sure that the lane's files are there, and `.own` what was written."""
         if os.geteuid() == self._uid:  # who is not finds out at the append

@@ -26,13 +26,24 @@ def start_ticks(pid: int | str = "self") -> int:
     Field 22 of /proc/PID/stat (proc_pid_stat(5)), behind the last ")", since a
     command's name may hold spaces and parentheses. A zombie has ended: 0.
     """
+    is_zombie, ticks = _state(pid)
+    return 0 if is_zombie else ticks
+
+
+def zombie_ticks(pid: int) -> int:
+    """Return the start time of a process that has ended and was not reaped; else 0."""
+    is_zombie, ticks = _state(pid)
+    return ticks if is_zombie else 0
+
+
+def _state(pid: int | str) -> tuple[bool, int]:
     try:
         fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+        return fields[0] in (b"Z", b"X"), int(fields[19])
     except (OSError, ValueError, IndexError) as exc:
         if thrown_in(exc):
             raise
-        return 0
+        return True, 0
 
 
 def _read(path: str) -> bytes:

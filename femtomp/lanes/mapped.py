@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from femtomp.codec import frame
-from femtomp.lanes.mapping import map_file, unmap
+from femtomp.lanes.mapping import is_closable, kept_for_life, map_file, unmap
 from femtomp.lanes.segment import (
     COMMIT_AT,
     COMMITTED,
@@ -72,6 +72,12 @@ class MappedWriter(LaneWriter):
         """Unmap the parent's segment in a forked child: it would be pinned for life."""
         _, device, inode = self._known["segment"]
         unmap(self._segment, self._commit, device, inode)
+
+    def let_go(self, then: Callable[[], None]) -> None:
+        """Release everything once no thread is inside `append`; its files are gone."""
+        if not is_closable(*self._known["segment"][1:]):
+            kept_for_life.append(self._segment)
+        super().let_go(then)
 
     def _bind_append(
         self, segment: mmap.mmap, commit: memoryview, size: int

@@ -49,12 +49,17 @@ def unmap(mapping: mmap.mmap, view: memoryview | None, device: int, inode: int) 
 
     Before Python 3.13 the mapping's own descriptor has a number that only /proc tells.
     """
-    if _TRACKS and not _has_descriptor(device, inode):
+    if not is_closable(device, inode):
         kept_for_life.append((mapping, view))
         return
     if view is not None:
         view.release()
     mapping.close()
+
+
+def is_closable(device: int, inode: int) -> bool:
+    """Tell whether a mapping of this file can be closed, or go with its last user."""
+    return not _TRACKS or _has_descriptor(device, inode)
 
 
 def _has_descriptor(device: int, inode: int) -> bool:

@@ -52,9 +52,20 @@ class Puller:
         self._lanes: dict[str, Lane] = {}
         self._cursors: dict[str, CursorFile] = {}
         self._resources: dict[tuple[str, int, str], Resource] = {}
+        self._is_gone = False
+
+    def let_go(self) -> None:
+        """Close everything if the spool is gone; nothing comes any more."""
+        if not self._spool.exists():
+            self._is_gone = True
+            self._lanes.clear()
+            self._cursors.clear()
+            self._spool.close()
 
     def pull(self) -> list[Record]:
         """Return what has come since the last call, by time; in order within a lane."""
+        if self._is_gone:
+            return []
         scan_all(self._spool, self._lanes, self._open)
         keyed: list[tuple[int, Record]] = []
         for epoch, lane in list(self._lanes.items()):
@@ -129,6 +140,8 @@ class Puller:
 
     def waiting(self) -> int:
         """Return about how many records `pull` would give."""
+        if self._is_gone:
+            return 0
         scan_all(self._spool, self._lanes, self._open)
         total = 0
         for epoch, lane in self._lanes.items():
@@ -283,6 +296,14 @@ class Queue:
     def full(self) -> bool:
         """Tell whether this process's lane dropped its last record for want of room."""
         return self._is_full()
+
+    def let_go(self) -> None:
+        """Keep nothing open of a spool that is gone; what `get` has found stays."""
+        # A signal handler may stop the server in the midst of a `get`.
+        if self._lock.acquire(blocking=False):
+            if self._puller is not None:
+                self._puller.let_go()
+            self._lock.release()
 
     def close(self) -> None:
         """Do nothing: records are where they should be when `put` returns."""

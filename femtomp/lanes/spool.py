@@ -41,7 +41,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from femtomp.errors import SpoolError
-from femtomp.lanes.segment import FORMAT_VERSION, high, known_as
+from femtomp.lanes.segment import FORMAT_VERSION, close_known, high, known_as
 from femtomp.lanes.thrown import thrown_in
 
 # O_PATH: workers of another uid may pass through the spool, not list it; and what a
@@ -266,9 +266,9 @@ class Spool:
     def _is_at(self, path: str) -> bool:
         try:
             there = os.stat(path, follow_symlinks=False)
+            here = os.fstat(self.descriptor)
         except OSError:
             return False
-        here = os.fstat(self.descriptor)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def is_being_left(self) -> bool:
@@ -311,9 +311,10 @@ class Spool:
         return list(self._known)
 
     def close(self) -> None:
-        """Close the descriptors."""
+        """Close the descriptors; whatever is asked of the spool then finds it gone."""
         while self._known:
-            os.close(self._known.pop()[0])
+            close_known(self._known.pop())
+        self.descriptor = self.lanes = -1
 
 
 def _open_checked(path: str) -> int:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from femtomp.codec import frame
 from femtomp.codec.wire import level_of
-from femtomp.lanes.mapping import kept_for_life, map_file, unmap
+from femtomp.lanes.mapping import is_closable, kept_for_life, map_file, unmap
 from femtomp.lanes.segment import (
     EPOCH_BYTES,
     FRAMES_AT,
@@ -108,6 +108,10 @@ class QuotaReachedError(OSError):
         super().__init__(errno.EDQUOT, "the spool's quota is reached")
 
 
+def _let_go(_: bytes) -> bool:
+    raise LaneLostError
+
+
 class LaneWriter:
     """Own a new lane of a spool; a subclass fills its segments.
 
@@ -128,6 +132,7 @@ class LaneWriter:
     """
 
     append: Callable[[bytes], bool]
+    _then: Callable[[], None] | None = None
 
     def __init__(
         self, directory: int, identity: bytes, *, important: bool = False
@@ -241,6 +246,34 @@ class LaneWriter:
             self.words.release()
         kept_for_life.remove(self._own)
         unmap(self._own, None, *self._known["own"][1:])
+
+    def let_go(self, then: Callable[[], None]) -> None:
+        """Release everything once no thread is inside `append`; its files are gone.
+
+        A thread that is, keeps this object, and with it what it writes to, until it has
+        come out: it finds that the server had stopped.
+
+        Parameters
+        ----------
+        then : callable
+            Called when that is so, from whichever thread.
+        """
+        owned.pop(self.epoch, None)
+        self.append = _let_go  # which breaks the cycle: the old one holds this object
+        self._let_words_go()
+        self._then = then
+
+    def _let_words_go(self) -> None:
+        # A mapping that is closed with its last user, or kept as by `unmap`.
+        if is_closable(*self._known["own"][1:]):
+            kept_for_life.remove(self._own)
+
+    def __del__(self) -> None:
+        """Close what `let_go` left open; without that it is for the process's end."""
+        if self._then is not None:
+            for known in self._known.values():
+                close_known(known)
+            self._then()
 
     def drop(self, reason: str, payload: bytes = b"") -> None:
         """Count one record that could not be kept. Safe anywhere `append` is."""

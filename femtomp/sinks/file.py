@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import ConfigError
 from femtomp.sinks import Delivered, RetryAfter, rotated
+from femtomp.sinks.devices import unfit
 from femtomp.sinks.lines import batch_encoder, line_encoder, whole_lines
 from femtomp.sinks.log_file import LogFile
 from femtomp.sinks.rotated import Schedule
@@ -56,7 +57,12 @@ def open_driver(options: FileSink) -> Driver:
     """
     path = os.fspath(options.path)
     try:
-        if _is_stream(path):
+        if (status := _status(path)) is None:
+            return _File(path, options)
+        if reason := unfit(status):
+            msg = f"FileSink: cannot append to {path}: {reason}"
+            raise ConfigError(msg)
+        if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
             return _open_stream(path, options)
         return _File(path, options)
     except OSError as exc:
@@ -68,12 +74,11 @@ def open_driver(options: FileSink) -> Driver:
         raise ConfigError(msg) from exc
 
 
-def _is_stream(path: str) -> bool:
+def _status(path: str) -> os.stat_result | None:
     try:
-        mode = os.stat(path).st_mode
+        return os.stat(path)
     except FileNotFoundError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+        return None
 
 
 def _open_stream(path: str, options: FileSink) -> Driver:

@@ -15,6 +15,8 @@ import os
 import stat
 from typing import Final, NamedTuple
 
+from femtomp.sinks.devices import unfit
+
 # The longest line that is looked at for a cut: a record has at most 1 MiB.
 MAX_MENDED_BYTES: Final = 4 * 1024 * 1024
 # With so many equal bytes a line begins as ours do: the key of a JSON timestamp, or a
@@ -52,6 +54,9 @@ class LogFile:
         self.path: Final = path
         self._sync = sync
         try:
+            # Another file may be there by now, which opening alone would disturb.
+            if reason := unfit(os.stat(path)):
+                raise OSError(errno.EINVAL, reason)
             self._fd = os.open(path, _FLAGS)
         except FileNotFoundError:
             self._fd = self._make(mode)

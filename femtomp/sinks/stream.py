@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.sinks import RetryAfter
 from femtomp.sinks.console import stream_driver
+from femtomp.sinks.devices import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,9 @@ class Stream:
                 raise
 
     def _open(self) -> Driver:
+        # Whatever the path names by now.
+        if reason := unfit(os.stat(self._path)):
+            raise OSError(errno.EINVAL, reason)
         descriptor = os.open(self._path, _FLAGS)
         self.close()
         self._fd = descriptor

@@ -24,6 +24,7 @@ from femtomp.lanes.spool import GUARDIAN
 from femtomp.native import pidfd_open, unpatched
 from femtomp.supervisor import spawn
 from femtomp.supervisor.guardian import Launch
+from femtomp.supervisor.reaping import reap_group
 
 if TYPE_CHECKING:
     from femtomp.lanes.spool import Spool
@@ -216,6 +217,10 @@ class Starting:
         except ProcessLookupError as exc:
             msg = "the supervisor ended as soon as it was ready"
             raise EndedError(msg) from exc
+        except errors.FemtompError:
+            self.close()
+            reap_group(self._pid)
+            raise
         except OSError as exc:
             if errors.is_thrown_in(exc):
                 raise
@@ -248,6 +253,7 @@ class Starting:
         except (ProcessLookupError, PermissionError):
             pass  # they have ended by themselves
         self.close()
+        reap_group(self._pid)
 
     def close(self) -> None:
         """Close the descriptors and reap the process that has forked the guardian."""

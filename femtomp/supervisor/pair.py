@@ -41,6 +41,7 @@ from femtomp.supervisor.launch import (
     reserve,
 )
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.reaping import reap_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +151,7 @@ class Pair:
             # Before it is tried: what cannot be started must not be tried for ever.
             self._look_at = time.monotonic() + self._pause_s
             self._pause_s = min(_MAX_PAUSE_S, 2 * self._pause_s)
+            reap_pair(self._spool, self._supervisor.pidfd)
             self._starting = self._launcher.begin()
         else:
             self._pause_s = CHECK_S
@@ -159,6 +161,7 @@ class Pair:
         if self._starting is not None and self._starting.wait(START_TIMEOUT_S):
             self._settle(self._starting)
         if self._starting is None and self.is_dead():
+            reap_pair(self._spool, self._supervisor.pidfd)
             self._starting = self._launcher.begin()
             if self._starting.wait(until - time.monotonic()):
                 self._settle(self._starting)
@@ -325,6 +328,7 @@ class Pair:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not is_readable(self._supervisor.pidfd, left):
                 return False
+            reap_pair(self._spool, self._supervisor.pidfd)
             if not self._living_engine():
                 return True
             if deadline is not None and time.monotonic() >= deadline:

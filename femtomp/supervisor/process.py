@@ -192,6 +192,8 @@ class Server:
                 self._heed(self._spool.path, self._spool.descriptor)
                 self._on_end(self)
                 self._pair.close()
+                if not self._spool.exists():
+                    self._spool.close()
             return self._report
 
     def deliver_at_exit(self) -> None:

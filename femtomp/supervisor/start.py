@@ -102,6 +102,7 @@ def start(
 
     def forget(server: Server) -> None:
         watch(path, None)
+        server.queue.let_go()
         at_fork("drop")
         _forget(server)
         lock.release()

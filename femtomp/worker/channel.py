@@ -91,6 +91,8 @@ class Channel(Taken):
         self.levels: Final = Levels()
         self._inherited: list[tuple[int, int, int]] = []
         self._inherited_lane: LaneWriter | None = None
+        # Kept as long as their spool: a thread may be inside an append.
+        self._lost: list[tuple[LaneWriter, Spool]] = []
         self._opening = RLock()
         self._depth = 0
         # No lane could be opened because a quota or the file system is full.
@@ -183,6 +185,8 @@ class Channel(Taken):
             self.levels.heed(spool.descriptor)
 
     def _lose_lane(self) -> None:
+        if self._lane is not None and self._spool is not None:
+            self._lost.append((self._lane, self._spool))
         self._lane = None
         self.append = _no_lane
         self.fresh_until = 0.0
@@ -294,6 +298,20 @@ class Channel(Taken):
             lane.close()
             spool.close()
 
+    def let_go(self) -> None:
+        """Keep nothing of a spool that is gone: its server was stopped.
+
+        What another thread is writing to at this moment is released after that.
+        """
+        with self._opening:
+            if os.path.exists(self.path):  # noqa: PTH110 - pathlib is not loaded
+                return
+            self._lose_lane()
+            self._spool = None
+            lost, self._lost = self._lost, []
+            for lane, spool in lost:
+                lane.let_go(spool.close)
+
     def forget(self) -> None:
         """Begin anew in a forked child: no lane, no lock, the parent's counts gone."""
         self.pid = os.getpid()
@@ -307,6 +325,7 @@ class Channel(Taken):
                 self._close_inherited()
         self._spool = None
         self._lose_lane()
+        self._lost = []
         self._opening = RLock()
         self._depth = 0
         self._is_full = False
@@ -346,6 +365,8 @@ def watch(path: str, tend: Callable[[], None] | None) -> None:
     way.tend = tend
     if tend is not None:
         way.try_again()
+    else:
+        way.let_go()
 
 
 def renew() -> None:

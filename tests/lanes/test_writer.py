@@ -796,3 +796,50 @@ def test_frames_carry_the_lanes_seed(lanes, kind) -> None:
     data = (lanes.path / f"{one.epoch}.0.seg").read_bytes()
     assert frame.split(data, seg.FRAMES_AT, one.seed)[0]
     assert not frame.split(data, seg.FRAMES_AT, other.seed)[0]
+
+
+def test_a_lane_that_is_let_go_is_closed_behind_its_last_append(tmp_path, kind) -> None:
+    """Descriptors and mappings go when no thread can be inside `append` any more."""
+
+    def counts() -> tuple[int, int]:
+        gc.collect()
+        maps = Path("/proc/self/maps").read_text()
+        return len(os.listdir("/proc/self/fd")), maps.count(str(tmp_path))
+
+    before = counts()
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    writer = writers.open_writer(kind, directory, b"me")
+    inside = writer.append  # as a thread has it that is about to call
+    assert inside(b"record")
+    closed = []
+    writer.words[seg.RETIRED] = 1
+    writer.let_go(lambda: closed.append(os.close(directory)))
+    assert writer.epoch not in writers.owned
+    with pytest.raises(LaneLostError):
+        writer.append(b"never there")
+    del writer
+    gc.collect()
+    # It is still whole for who is inside: what is written then is in the old files.
+    with pytest.raises(LaneLostError):
+        inside(b"late" * 20_000)
+    assert not closed
+    del inside
+    assert counts() == before
+    assert closed == [None]
+
+
+def test_what_was_let_go_closes_no_descriptor_of_the_users(tmp_path, kind) -> None:
+    """A number that user code has closed and used again is left to it."""
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    writer = writers.open_writer(kind, directory, b"me")
+    others = [known[0] for known in writer.descriptors() if known[0] >= 0]
+    theirs = os.open(tmp_path / "theirs", os.O_CREAT | os.O_RDWR)
+    for number in others:
+        os.dup2(theirs, number)
+    writer.let_go(lambda: None)
+    del writer
+    gc.collect()
+    for number in (*others, theirs):
+        assert os.fstat(number).st_ino == os.stat(tmp_path / "theirs").st_ino
+        os.close(number)
+    os.close(directory)

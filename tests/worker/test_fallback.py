@@ -11,6 +11,7 @@ import pytest
 
 import femtomp
 from femtomp.worker import fallback
+from femtomp.worker.channel import say
 from tests.processes.harness import run_script
 from tests.worker.test_plain import Raises
 
@@ -185,3 +186,35 @@ def test_a_record_in_a_chroot(tmp_path) -> None:
     done = run_script(IN_A_CHROOT, tmp_path, env={"FEMTOMP_SPOOL": "/nowhere"})
     assert "ERROR" in done.stderr
     assert "shop: disk sda is on fire\n" in done.stderr
+
+
+HOSTILE = "bob\n2026-12-01 CRITICAL 1 root: forged\x1b[2J\x1b]0;t\x07\u202e\u2028\r\x85\x9b31m"
+
+
+@pytest.mark.parametrize("way", ["argument", "logger", "exception"])
+def test_no_value_forges_a_line_or_drives_the_terminal(monkeypatch, capfd, way) -> None:
+    """Controls, ANSI and bidi are shown as escapes, and further lines are indented."""
+    monkeypatch.delenv("FEMTOMP_SPOOL", raising=False)
+    log = logging.Logger(HOSTILE if way == "logger" else "shop")
+    handler = femtomp.WorkerHandler(missing="stderr")
+    log.addHandler(handler)
+    if way == "exception":
+        try:
+            raise ValueError(HOSTILE)
+        except ValueError:
+            log.exception("failed")
+    else:
+        log.error("user %s logged in", HOSTILE)
+    said = capfd.readouterr().err
+    first, *others = said.rstrip("\n").split("\n")
+    assert others
+    assert all(line.startswith("    ") for line in others)
+    assert all(line.isprintable() for line in (first, *others))
+    assert r"\x1b[2J\x1b]0;t\x07\u202e\u2028\x0d\x85\x9b31m" in said
+
+
+def test_words_of_its_own_are_one_line(capfd) -> None:
+    """A path or an error with a line's end in it begins no line of its own."""
+    say("cannot log to /spool\nfemtomp: all is well\x1b[2J")
+    said = capfd.readouterr().err
+    assert said == "femtomp: cannot log to /spool\\x0afemtomp: all is well\\x1b[2J\n"
