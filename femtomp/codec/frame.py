@@ -15,6 +15,7 @@ next such place.
 
 from __future__ import annotations
 
+import re
 import struct
 from enum import Enum
 from typing import Final, NamedTuple
@@ -33,6 +34,7 @@ _PADDING: Final = tuple(bytes(-n % ALIGNMENT) for n in range(ALIGNMENT))
 _pack = HEADER.pack
 _unpack_from = HEADER.unpack_from
 _cover = COVERED.pack
+_not_zero = re.compile(rb"[^\0]").search
 
 
 class Tail(Enum):
@@ -133,8 +135,16 @@ def resync(chunk: bytes, offset: int, lane_seed: int) -> int | None:
     """Return the next place after `offset` where a frame validates, if there is one."""
     size = len(chunk)
     view = memoryview(chunk)
-    for place in range(offset + ALIGNMENT, size - HEADER_BYTES, ALIGNMENT):
+    place = offset
+    while (place := place + ALIGNMENT) < size - HEADER_BYTES:
         length, crc, sequence = _unpack_from(chunk, place)
+        if not length:
+            # A file with holes is zeros for the most part: stepped over in one go.
+            found = _not_zero(chunk, place)
+            if found is None:
+                return None
+            place = max(place, found.start() // ALIGNMENT * ALIGNMENT - ALIGNMENT)
+            continue
         end = place + HEADER_BYTES + length
         if 0 < length <= MAX_FRAME_PAYLOAD_BYTES and end <= size:
             covered = crc32(_cover(sequence, length), lane_seed)

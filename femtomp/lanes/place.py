@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.errors import SpoolError
-from femtomp.lanes.segment import FORMAT_VERSION
+from femtomp.lanes.scan import names
+from femtomp.lanes.segment import FORMAT_VERSION, parse_name
 from femtomp.lanes.spool import CONTROL_WORDS, LANES, LANES_OF_ROOT, Spool
 
 if TYPE_CHECKING:
@@ -159,6 +160,35 @@ def _fill(
         _write(directory, "manifest.json", _json(manifest), readable=bool(workers))
     finally:
         os.close(directory)
+
+
+def give_root_lanes(spool: Spool) -> None:
+    """Give a spool of an older version what is root's, if its workers are others.
+
+    The cursors, which were among the workers' files, go there; who opens one makes sure
+    that it is root's. Done again if it was interrupted.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it.
+    """
+    if not spool.has_other_workers or spool.lanes_of_root is not None:
+        return
+    begun = f".{LANES_OF_ROOT}"
+    try:
+        os.mkdir(begun, 0o700, dir_fd=spool.descriptor)
+    except FileExistsError:
+        pass
+    new = os.open(begun, os.O_PATH | os.O_DIRECTORY, dir_fd=spool.descriptor)
+    try:
+        for name in names(spool.lanes):
+            if (parsed := parse_name(name)) and parsed.kind in ("cur", "pull"):
+                os.rename(name, name, src_dir_fd=spool.lanes, dst_dir_fd=new)
+    finally:
+        os.close(new)
+    at = {"src_dir_fd": spool.descriptor, "dst_dir_fd": spool.descriptor}
+    os.rename(begun, LANES_OF_ROOT, **at)
 
 
 def describe(

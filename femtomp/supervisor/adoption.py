@@ -213,6 +213,7 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
     }
     try:
         place.describe(one.spool.descriptor, manifest, wanted.resource)
+        place.give_root_lanes(one.spool)
         orphans.readmit(one.spool)
         levels.clear(one.spool)
         # Until the last of these, workers of before find it stopped if it was.

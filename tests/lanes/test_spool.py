@@ -11,7 +11,10 @@ import pytest
 
 from femtomp.errors import SpoolError
 from femtomp.lanes import place
+from femtomp.lanes.cursor import Counters, Cursor, CursorFile, Position, read_cursors
 from femtomp.lanes.spool import DEADLINE, STATE, Spool, State
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -305,3 +308,71 @@ def test_file_system_of_a_path_is_found(tmp_path) -> None:
     assert place._file_system(Path("/proc/self")) == "proc"
     assert place._file_system(tmp_path) == place._file_system(tmp_path / "x" / "y")
     assert place._file_system(tmp_path) not in ("", "proc")
+
+
+@pytest.fixture(name="shared")
+def _shared(tmp_path, monkeypatch):
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    monkeypatch.setattr(place, "_barrier", lambda *_: None)
+    made = place.create(
+        tmp_path, "shop", level=10, sinks=("file",), master={"pid": 1},
+        workers=(NOBODY, NOBODY),
+    )  # fmt: skip
+    yield made
+    made.close()
+
+
+def test_workers_of_another_user_get_a_directory_and_root_has_its_own(shared) -> None:
+    """`lanes/` is theirs, and `lanes-root/`, with the cursors, is root's."""
+    status = {
+        name: (Path(shared.path) / name).stat() for name in ("lanes", "lanes-root")
+    }
+    assert {n: s.st_uid for n, s in status.items()} == {
+        "lanes": NOBODY,
+        "lanes-root": 0,
+    }
+    assert {stat.S_IMODE(s.st_mode) for s in status.values()} == {0o700}
+    assert shared.own_lanes == shared.cursors == shared.lanes_of_root
+    assert shared.directories == (shared.lanes_of_root, shared.lanes)
+
+
+def test_what_is_inherited_of_a_spool_opens_nothing(shared) -> None:
+    """Of its directories a child has places only: they can be neither listed nor read."""
+    for descriptor, _, _ in shared.descriptors():
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.listdir(descriptor)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o000, 0o4755])
+def test_a_worker_that_opens_its_directory_to_others_mutes_nobody(shared, mode) -> None:
+    """Whoever is root gives `lanes/` its mode back when it opens the spool."""
+    lanes = Path(shared.path) / "lanes"
+    lanes.chmod(mode)
+    Spool(shared.path).close()
+    assert stat.S_IMODE(lanes.stat().st_mode) == 0o700
+
+
+def test_a_spool_of_an_older_version_gets_what_it_lacks(shared) -> None:
+    """Root's directory is made, and the cursors go there as they are; a second time,
+    half done, as well.
+    """
+    epoch, other = "ab" * 12, "cd" * 12
+    Path(shared.path, "lanes-root").rmdir()
+    older = Spool(shared.path)
+    for each in (epoch, other):
+        cursors = CursorFile(older.cursors, each, ("file",))
+        cursors.commit("file", Cursor(Position(3, 128), Counters(7)))
+        cursors.close()
+    Path(shared.path, ".lanes-root").mkdir(mode=0o700)
+    Path(shared.path, "lanes", f"{epoch}.cur").rename(
+        Path(shared.path, ".lanes-root", f"{epoch}.cur")
+    )
+    place.give_root_lanes(older)
+    newer = Spool(shared.path)
+    for each in (epoch, other):
+        (cursor,) = read_cursors(newer.cursors, each).values()
+        assert cursor.counters.delivered == 7
+    assert os.listdir(Path(shared.path, "lanes")) == []
+    for each in (older, newer):
+        each.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import struct
 from pathlib import Path
 
@@ -11,9 +13,12 @@ import pytest
 from femtomp.codec import frame
 from femtomp.errors import CodecError
 from femtomp.lanes import segment as seg
+from femtomp.lanes.cursor import Position
 from femtomp.lanes.spool import Spool
 from femtomp.supervisor import notes
 from femtomp.supervisor.poller import Poller
+from femtomp.supervisor.room import _size
+from femtomp.supervisor.totals import read_totals
 from tests.lanes.conftest import drain, payload_of
 from tests.lanes.test_reader import EPOCH, Forge, frames
 
@@ -191,6 +196,107 @@ def test_lanes_of_another_user_are_read_with_care(tmp_path) -> None:
     values = drain(forge.lane())[0]
     assert values[0] == "a"
     assert isinstance(values[1], CodecError)
+    os.close(forge.descriptor)
+
+
+@pytest.mark.parametrize("kind", ["own", "0.seg", "side"])
+def test_a_lease_is_that_files_alone(engine, kind) -> None:
+    """A file with a lease on it is left alone by name; it is not waited for, the other
+    lanes are read, and nobody takes it for something that is still to be opened.
+    """
+    poller, lanes, said = engine
+    for epoch in (EPOCH, GOOD):
+        write_lane(lanes, epoch, ["a"])
+    (lanes / f"{EPOCH}.side").write_bytes(b"")
+    leased = os.open(lanes / f"{EPOCH}.{kind}", os.O_RDWR)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        for _ in range(3):
+            poller._tend_at = 0.0
+            poller.poll()
+        assert drain(poller.members[GOOD].lane)[0] == ["a"]
+        assert any(f"{EPOCH}.{kind} has a lease" in text for text in said)
+        poller.members.clear()
+        assert poller.is_drained()
+    finally:
+        os.close(leased)
+        signal.signal(signal.SIGIO, before)
+
+
+def test_planted_lanes_by_the_thousand_fill_no_log(engine, monkeypatch) -> None:
+    """The first ones are said by name, the rest under one key, which is rate limited."""
+    poller, lanes, _ = engine
+    keys = set()
+    monkeypatch.setattr("femtomp.supervisor.poller.note", lambda key, _: keys.add(key))
+    for number in range(100):
+        (lanes / f"{number:024x}.own").write_bytes(b"")
+    poller.poll()
+    assert len(poller.damaged()) == 100
+    assert len(keys) < 20
+
+
+def test_the_name_of_the_sums_is_no_lanes(engine) -> None:
+    """A lane that is called like the sums of all lanes is none."""
+    poller, lanes, _ = engine
+    write_lane(lanes, "f" * 24, ["a"])
+    poller.poll()
+    assert poller.members == {}
+
+
+def test_numbers_of_a_lane_overflow_no_sum(engine) -> None:
+    """Whatever a lane says of itself, it can be added to the sums, and read of them."""
+    poller, lanes, _ = engine
+    for epoch in (EPOCH, GOOD):
+        write_lane(lanes, epoch, ["a"])
+        with (lanes / f"{epoch}.own").open("r+b") as file:
+            file.seek(seg.WORDS_AT)
+            file.write(b"\xff" * 8 * seg.WORDS)
+    poller.poll()
+    for epoch, member in poller.members.items():
+        poller._totals.add(epoch, member)
+    assert read_totals(poller._spool.cursors).started() > 0
+
+
+@pytest.mark.parametrize("pid", [-1, 1 << 31, 1 << 62])
+def test_a_pid_that_is_none_is_no_identity(engine, pid) -> None:
+    """A lane whose owner cannot be a process is left alone as damaged."""
+    from femtomp.codec import identity as identity_codec
+    from femtomp.worker.identity import read_identity
+
+    poller, lanes, said = engine
+    who = identity_codec.to_bytes(read_identity("worker")._replace(pid=pid))
+    content = seg.pack_own(bytes.fromhex(EPOCH), who)
+    (lanes / f"{EPOCH}.own").write_bytes(content)
+    poller.poll()
+    assert poller.members == {}
+    assert any("not an identity" in text for text in said)
+
+
+def test_a_first_sequence_that_no_record_has_is_not_begun_at(tmp_path) -> None:
+    """Who is new to a lane whose first segments are gone believes no number there."""
+    forge = Forge(tmp_path)
+    forge.segment(1, frames(["a"], (1 << 64) - 1))
+    position = forge.lane().normalised(Position())
+    assert position.sequence < seg.SIDE_SEQUENCE
+    os.close(forge.descriptor)
+
+
+@pytest.mark.parametrize("number", [0, seg.SIDE])
+def test_a_sparse_file_is_gone_through_no_further_than_writers_write(
+    tmp_path, number
+) -> None:
+    """A file of a terabyte that holds nothing takes neither time nor room."""
+    forge = Forge(tmp_path)
+    path = tmp_path / seg.segment_name(EPOCH, number)
+    if number == seg.SIDE:
+        forge.segment(0, b"")
+    forge.segment(number, frames(["a"]))
+    os.truncate(path, 1 << 40)
+    lane = forge.lane()
+    assert max(lane.end[1:]) <= 1 << 30
+    assert drain(lane)[0] == ["a"]
+    assert _size(forge.descriptor, path.name) < 1 << 20
     os.close(forge.descriptor)
 
 

@@ -11,6 +11,8 @@ from femtomp.codec import identity as identity_codec
 from femtomp.lanes import place
 from femtomp.lanes import writer as writers
 from femtomp.lanes.cursor import Counters, Cursor, Position
+from femtomp.lanes.segment import CLOSED
+from femtomp.lanes.space import Space, read_space
 from femtomp.lanes.writer import LaneWriter, open_writer
 from femtomp.supervisor import poller as module
 from femtomp.supervisor import room
@@ -254,6 +256,56 @@ def test_more_lanes_than_descriptors_are_read_in_turn(spool, monkeypatch) -> Non
     assert delivered(spool) == 16
     assert "5 lanes wait" in said[0]
     assert "ulimit -n" in said[0]
+
+
+def test_lanes_that_wait_count_for_the_quota(spool, monkeypatch) -> None:
+    """What writers may take is less by all that is there, opened or not."""
+    monkeypatch.setattr(module, "_capacity", lambda: 2)
+    for _ in range(6):
+        die_after(spool, 2000)
+    (taken,) = {
+        sum(entry.stat().st_blocks * 512 for entry in os.scandir(f"{spool.path}/lanes"))
+    }
+    poller = Poller(spool, {}, lambda: None, Space(quota=1 << 30, lane_quota=1 << 29))
+    poller.publish_limits()
+    assert len(poller.members) == 2
+    cursors = sum(len(m.cursors.cursors) for m in poller.members.values()) * 4096
+    used = read_space(spool.lanes).used
+    assert taken <= used <= taken + cursors
+
+
+def test_lane_that_its_process_left_is_reaped(spool) -> None:
+    """A process that lives on, and says in its lane that it is closed, needs it no
+    more: it is drained and deleted.
+    """
+
+    def close(writer):
+        writer.words[CLOSED] = 1
+        writer.close()
+
+    with living(spool, close):
+        poller = opened(spool)
+        deliver(poller)
+        tend(poller)
+        assert poller.members == {}
+        assert not [n for n in os.listdir(f"{spool.path}/lanes") if n.endswith("own")]
+    assert delivered(spool) == 1
+
+
+def test_name_that_cannot_be_unlinked_is_put_aside(spool) -> None:
+    """A lane that holds a directory in a file's place is reaped once, and counted once."""
+    die_after(spool, 3)
+    poller = opened(spool)
+    (epoch,) = poller.members
+    deliver(poller)
+    os.mkdir(f"{spool.path}/lanes/{epoch}.pull")
+    os.mkdir(f"{spool.path}/lanes/{epoch}.pull/full")
+    for _ in range(3):
+        tend(poller)
+    assert poller.members == {}
+    assert delivered(spool) == 3
+    left = os.listdir(f"{spool.path}/lanes")
+    assert not [name for name in left if name.startswith(epoch)]
 
 
 def test_segment_is_kept_for_the_last_sink(spool, monkeypatch) -> None:
