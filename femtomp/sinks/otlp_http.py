@@ -198,6 +198,8 @@ class _Connection(http.client.HTTPConnection):
     def begin(self, deadline: float) -> bool:
         """Begin an exchange; return whether a connection was kept for it."""
         self._deadline = deadline
+        if self.sock is not None and self.sock.has_ended():
+            self.close()
         if self.sock is None:
             return False
         self.sock.begin(deadline, _MAX_REPLY_BYTES)

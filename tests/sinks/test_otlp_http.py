@@ -126,6 +126,39 @@ def test_connection_is_kept() -> None:
     assert ExportLogsServiceRequest.FromString(body).resource_logs
 
 
+def test_connection_that_was_closed_is_sent_nothing() -> None:
+    """A request on it might arrive, and would be sent again."""
+    bytes_behind = []
+    done = threading.Event()
+
+    def half_close(listener):
+        with listener.accept()[0] as connection, connection.makefile("rb") as stream:
+            length = 0
+            while (line := stream.readline().strip().lower()) != b"":
+                if line.startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            stream.read(length)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            done.set()
+            bytes_behind.append(stream.read())
+        with listener.accept()[0] as connection:
+            connection.recv(1 << 20)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=half_close, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        driver = open_driver(OTLPSink(url, timeout_s=5), environ={})
+        assert driver.write(batch(1)) == Delivered()
+        assert done.wait(10)
+        assert driver.write(batch(1)) == Delivered()
+        driver.close()
+        thread.join(10)
+    assert bytes_behind == [b""]
+
+
 def test_deflate() -> None:
     """It is zlib's format, and the header says so."""
     with Server() as server:
