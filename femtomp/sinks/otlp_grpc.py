@@ -10,13 +10,13 @@ https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 from __future__ import annotations
 
 import os
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from femtomp.errors import ConfigError
 from femtomp.sinks.otlp_answer import Answer, of_grpc, of_response
-from femtomp.sinks.otlp_settings import settings_of
+from femtomp.sinks.otlp_settings import settings_of, user_agent
 from femtomp.sinks.otlp_socket import tls_context
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _channel(
     )
     arguments = (
         ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
-        ("grpc.primary_user_agent", f"femtomp/{version('femtomp')}"),
+        ("grpc.primary_user_agent", user_agent()),
     )
     if not settings.is_secure:
         return grpc.insecure_channel(

@@ -16,14 +16,13 @@ import gzip
 import http.client
 import time
 import zlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from femtomp.errors import ConfigError
 from femtomp.sinks.otlp_answer import Answer, HttpReply, in_words, of_http
 from femtomp.sinks.otlp_proxy import basic_authorization, proxy_of
-from femtomp.sinks.otlp_settings import settings_of
+from femtomp.sinks.otlp_settings import settings_of, user_agent
 from femtomp.sinks.otlp_socket import (
     PlainSocket,
     ReplyTooLongError,
@@ -87,7 +86,7 @@ class HttpTransport:
         self._path = self._connection.target(parts.path or "/", parts.query)
         self._headers = {
             "host": self._connection.authority,
-            "user-agent": f"femtomp/{version('femtomp')}",
+            "user-agent": user_agent(),
             "content-type": "application/x-protobuf",
             "accept-encoding": "identity",
         }
@@ -116,7 +115,13 @@ class HttpTransport:
 
     def _post(self, content: bytes) -> HttpReply:
         connection = self._connection
-        connection.request("POST", self._path, content, self._headers)
+        try:
+            connection.request("POST", self._path, content, self._headers)
+        except (BrokenPipeError, ConnectionResetError):
+            # Who refuses a body that is too large need not read it to its end: the
+            # answer may be there. If there is none, `getresponse` says so.
+            if connection.sock is None:
+                raise
         response = connection.getresponse()
         try:
             body, is_whole = _body_of(response)
@@ -193,6 +198,8 @@ class _Connection(http.client.HTTPConnection):
     def begin(self, deadline: float) -> bool:
         """Begin an exchange; return whether a connection was kept for it."""
         self._deadline = deadline
+        if self.sock is not None and self.sock.has_ended():
+            self.close()
         if self.sock is None:
             return False
         self.sock.begin(deadline, _MAX_REPLY_BYTES)

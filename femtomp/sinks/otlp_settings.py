@@ -139,6 +139,16 @@ class _Variables:
         return self._environ.get(f"{_PREFIX}{self._signal}_{name}", "").strip()
 
 
+def user_agent() -> str:
+    """Return what a collector is told of who sends."""
+    from importlib import metadata
+
+    try:
+        return f"femtomp/{metadata.version('femtomp')}"
+    except metadata.PackageNotFoundError:  # a frozen program, a bare checkout
+        return "femtomp"
+
+
 def http_endpoint(endpoint: str | None, signal: Signal = "logs") -> str | None:
     """Complete a base URL to the one that takes a signal; None stays None.
 

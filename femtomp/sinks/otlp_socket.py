@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import math
 import os
+import select
 import socket
 import ssl
 import time
@@ -42,6 +43,15 @@ class _Bounded:
     def begin(self, deadline: float, most: int) -> None:
         """Begin an exchange: when it must be over, and the most that may come."""
         self.deadline, self.left = deadline, most
+
+    def has_ended(self) -> bool:
+        """Return whether the other side closed while nothing was asked of it.
+
+        A request that is sent all the same may arrive, and be sent again.
+        """
+        poll = select.poll()  # `select` knows no descriptor above 1023
+        poll.register(self, select.POLLIN)  # type: ignore[arg-type]
+        return bool(poll.poll(0))
 
     def _hurry(self) -> None:
         left = self.deadline - time.monotonic()

@@ -12,10 +12,10 @@ import zlib
 import pytest
 
 from femtomp.config import OTLPSink
-from femtomp.sinks import Delivered, RetryAfter
+from femtomp.sinks import Delivered, Refused, RetryAfter
 from femtomp.sinks.otlp import open_driver
 from tests.components import missing, require
-from tests.records import batch
+from tests.records import batch, make
 
 if missing("otlp") is None:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -122,8 +122,41 @@ def test_connection_is_kept() -> None:
     assert path == "/v1/logs"
     assert headers["host"] == f"127.0.0.1:{server.port}"
     assert headers["content-type"] == "application/x-protobuf"
-    assert headers["user-agent"].startswith("femtomp/")
+    assert headers["user-agent"].startswith("femtomp")
     assert ExportLogsServiceRequest.FromString(body).resource_logs
+
+
+def test_connection_that_was_closed_is_sent_nothing() -> None:
+    """A request on it might arrive, and would be sent again."""
+    bytes_behind = []
+    done = threading.Event()
+
+    def half_close(listener):
+        with listener.accept()[0] as connection, connection.makefile("rb") as stream:
+            length = 0
+            while (line := stream.readline().strip().lower()) != b"":
+                if line.startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            stream.read(length)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            done.set()
+            bytes_behind.append(stream.read())
+        with listener.accept()[0] as connection:
+            connection.recv(1 << 20)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=half_close, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        driver = open_driver(OTLPSink(url, timeout_s=5), environ={})
+        assert driver.write(batch(1)) == Delivered()
+        assert done.wait(10)
+        assert driver.write(batch(1)) == Delivered()
+        driver.close()
+        thread.join(10)
+    assert bytes_behind == [b""]
 
 
 def test_deflate() -> None:
@@ -269,3 +302,21 @@ def test_reply_that_is_endless_is_cut(tmp_path) -> None:
             assert time.monotonic() - begin < 10
             driver.close()
             thread.join(10)
+
+
+def test_refusal_that_does_not_wait_for_the_body_is_read() -> None:
+    """413 before the request was read to its end is an answer, and no broken pipe."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with listener.accept()[0] as connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        driver = open_driver(OTLPSink(url, timeout_s=5), environ={})
+        assert driver.write([make(body="x" * 20_000_000)]) == Refused("HTTP 413")
+        driver.close()
+        thread.join(10)
