@@ -75,6 +75,8 @@ class ExceptionTree:
     cause, context : ExceptionTree or None
         At most one: the cause, or the context where that is not suppressed.
     suppress_context : bool
+    chain_left_out : int
+        Between this one and its cause or context, which is where the chain began then.
     members : tuple of ExceptionTree
         Of a group; `is_group` tells an empty one from none.
     members_left_out : int
@@ -95,6 +97,7 @@ class ExceptionTree:
     members: tuple[ExceptionTree, ...] = ()
     members_left_out: int = 0
     exceptions_left_out: int = 0
+    chain_left_out: int = 0
 
     def text(self) -> str:
         """Return the stack trace as Python writes it, but for marks in source lines."""
@@ -196,6 +199,7 @@ def _exception(
         cause=made.get(entry.get("cause", -1)),
         context=made.get(entry.get("context", -1)),
         suppress_context=entry.get("suppress_context") is True,
+        chain_left_out=_count(entry.get("chain_left_out", 0)),
         is_group="members" in entry,
         members=tuple(made[member] for member in entry.get("members", ())),
         members_left_out=_count(entry.get("members_left_out", 0)),
@@ -254,6 +258,8 @@ def _flat(root: ExceptionTree) -> dict[str, Any]:
         if tree.syntax is not None:
             place = asdict(tree.syntax)
             entry["syntax"] = {k: v for k, v in place.items() if v is not None}
+        if tree.chain_left_out:
+            entry["chain_left_out"] = tree.chain_left_out
         for name, other in (("cause", tree.cause), ("context", tree.context)):
             if other is not None:
                 entry[name] = len(trees)

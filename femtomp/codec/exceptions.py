@@ -11,6 +11,7 @@ stack trace as Python writes it. Version 1::
                      "left_out_before"}],  oldest first
          "frames_left_out", "notes", "syntax",
          "cause" or "context",             index of the exception that is shown above it
+         "chain_left_out",                 how many between the two were not kept
          "suppress_context",
          "members", "members_left_out"}],  of a group: indexes
      "exceptions_left_out"}
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 ATTRIBUTE: Final = "femtomp.exception"
+# How far the root of a chain is looked for: 60 ms on a busy machine.
+MAX_CHAIN: Final = 1 << 18
 
 _CAUSE: Final = (
     "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -115,7 +118,8 @@ def render(value: dict[str, AnyValue]) -> str:
     """
     text = _Text(value["exceptions"])
     text.chain(0)
-    if left_out := value.get("exceptions_left_out"):
+    told = sum(one.get("chain_left_out", 0) for one in value["exceptions"])
+    if (left_out := value.get("exceptions_left_out", 0) - told) > 0:
         text.parts.append(f"[{left_out} or more exceptions left out]\n")
     return "".join(text.parts)
 
@@ -140,6 +144,10 @@ class _Text:
         while following is not None:
             one = self._exceptions[following]
             said = _CAUSE if "cause" in one else _CONTEXT
+            if left_out := one.get("chain_left_out"):
+                more = " or more" if left_out >= MAX_CHAIN else ""
+                gap = f"{left_out}{more} exception{_s(left_out)} left out"
+                said = f"\n[{gap}]\n{said}"
             following = one.get("cause", one.get("context"))
             found.append(("" if following is None else said, one))
         for said, one in reversed(found):
@@ -173,8 +181,7 @@ class _Text:
             self.parts.append(f"{indent}{joint}+{_RULE} {title} {_RULE}\n")
             self._depth += 1
             if is_more:
-                plural = "s" if left_out > 1 else ""
-                self._add(f"and {left_out} more exception{plural}\n")
+                self._add(f"and {left_out} more exception{_s(left_out)}\n")
             else:
                 self.chain(members[number])
             if number == last and self._is_open:
@@ -206,7 +213,11 @@ def _place(frame: dict[str, AnyValue]) -> tuple[AnyValue, ...]:
 
 
 def _gap(count: int) -> str:
-    return f"  [{count} frame{'s' if count > 1 else ''} left out]\n"
+    return f"  [{count} frame{_s(count)} left out]\n"
+
+
+def _s(count: int) -> str:
+    return "s" if count > 1 else ""
 
 
 def _frame_line(frame: dict[str, AnyValue]) -> str:

@@ -76,6 +76,7 @@ class SecretKeys:
         self._shortest = _shortest(self._names)
         self._known: dict[str, str] = {}
         self._clean_words: set[str] = set()
+        self._naming_words: set[str] = set()
         # Of the texts of one batch, those that were seen to have no secret's name.
         self._nameless: set[str] = set()
 
@@ -127,11 +128,17 @@ class SecretKeys:
             return self._is_before_any(text)
         del parts[-1]
         clean = self._clean_words
+        names = False
         for part in parts:
             word = part.rstrip(" \t").rpartition(" ")[2]
-            if word not in clean and self._may_be_key(word):
+            if word in clean:
+                continue
+            if word in self._naming_words:
+                names = True
+            elif self._may_be_key(word):
                 return self._is_before_any(text)
-        return False
+        # A name may be the value of `name`, its own that of `value`.
+        return names and "val" in text.lower() and bool(spans_in(text, self.has))
 
     def has_other(self, text: str) -> bool:
         """Tell whether a text holds one in another form."""
@@ -174,16 +181,17 @@ class SecretKeys:
         return bool(spans_in(text, self.has))
 
     def _may_be_key(self, word: str) -> bool:
-        """Tell whether the end of a word is a secret key, or names one: "name: ..."."""
+        """Tell whether the end of a word is a secret key, or can name one."""
         match = _KEY_BACKWARDS.match(word[-_MAX_KEY_CHARS:][::-1])
         key = "" if match is None else match[1][::-1]
-        if self._name_in(key) or key.lower() in NAME_KEYS:
+        if self._name_in(key) or len(word) > _MAX_KEY_CHARS:
             return True
-        if len(word) <= _MAX_KEY_CHARS:
-            if len(self._clean_words) >= MAX_KNOWN:
-                self._clean_words.clear()
-            self._clean_words.add(word)
-        return False
+        is_naming = key.lower() in NAME_KEYS
+        known = self._naming_words if is_naming else self._clean_words
+        if len(known) >= MAX_KNOWN:
+            known.clear()
+        known.add(word)
+        return is_naming
 
     def leave_out(
         self, text: str, keep: re.Pattern[str] | None = None

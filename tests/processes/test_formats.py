@@ -110,3 +110,48 @@ def test_console_format_comes_from_the_environment():
     failed = run_script(program, env={"FEMTOMP_CONSOLE_FORMAT": "yaml"}, check=False)
     assert failed.returncode == 1
     assert "FEMTOMP_CONSOLE_FORMAT: format must be one of auto, text" in failed.stderr
+
+
+DICTS = """
+import logging, sys
+import femtomp
+
+if __name__ == "__main__":
+    place = sys.argv[1]
+    sinks = [
+        femtomp.FileSink(f"{place}/{form}.log", format=form)
+        for form in ("json", "text", "flat", "ecs", "otlp-json", "logfmt")
+    ]
+    own = logging.Formatter("%(message)s")
+    sinks.append(femtomp.FileSink(f"{place}/own.log", format=own))
+    with femtomp.start_server(sinks) as server:
+        femtomp.worker_init()
+        said = {"order": 7, "password": "hunter2"}
+        logging.info(said)
+        femtomp.get_logger().info(said)
+        server.queue.put(logging.LogRecord("", 20, "a.py", 1, said, (), None))
+        server.queue.put({"body": said})
+"""
+
+
+def test_dict_as_the_message_in_every_format(tmp_path):
+    """A dict is the body itself in JSON and OTLP, and JSON text elsewhere; whatever
+    way it took, its secrets are left out.
+    """
+    run_file(tmp_path / "program.py", DICTS, tmp_path)
+    body = {"order": 7, "password": "[redacted]"}
+    text = json.dumps(body, separators=(",", ":"))
+
+    def read(form):
+        return (tmp_path / f"{form}.log").read_text().splitlines()[-4:]
+
+    assert [json.loads(line)["body"] for line in read("json")] == [body] * 4
+    for line in read("otlp-json"):
+        (scope,) = json.loads(line)["resourceLogs"][0]["scopeLogs"]
+        values = scope["logRecords"][0]["body"]["kvlistValue"]["values"]
+        assert [pair["key"] for pair in values] == [*body]
+    assert all(f": {text}" in line for line in read("text"))
+    assert [json.loads(line)["message"] for line in read("flat")] == [text] * 4
+    assert [json.loads(line)["message"] for line in read("ecs")] == [text] * 4
+    assert all(f"message={json.dumps(text)}" in line for line in read("logfmt"))
+    assert read("own") == [text] * 4

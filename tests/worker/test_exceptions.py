@@ -309,7 +309,7 @@ def test_many_exceptions_are_bounded(error, most_s) -> None:
     begun = time.process_time()
     text, tree = taken(made)
     assert time.process_time() - begun < most_s * 5
-    assert "more exceptions" in text
+    assert "more exceptions" in text or "exceptions left out" in text
     count, trees = 0, [tree]
     while trees:
         one = trees.pop()
@@ -318,6 +318,56 @@ def test_many_exceptions_are_bounded(error, most_s) -> None:
     assert count <= MAX_EXCEPTIONS
     assert count + tree.exceptions_left_out + tree.members_left_out > 256
     _unchain(made)
+
+
+@pytest.mark.parametrize("count", [MAX_EXCEPTIONS, 65, 100, 256, 257, 300, 100_000])
+def test_long_chain_keeps_its_root_and_says_what_is_left_out(count) -> None:
+    """Of a chain the nearest ones and the root are kept, with the gap between them."""
+    made = chained(raised(_plain), count - 1)
+    text, tree = taken(made)
+    lines = text.splitlines()
+    assert lines[-1] == f"ValueError: outer {count - 2}"
+    assert "KeyError: 'tea'" in lines
+    gap = max(0, count - MAX_EXCEPTIONS)
+    said = f"[{gap} exception{'s' if gap > 1 else ''} left out]"
+    # Python's own text, up to the limit, has them all.
+    is_exact = count <= MAX_EXACT_EXCEPTIONS
+    assert is_exact or lines.index("KeyError: 'tea'") + 2 == lines.index(said)
+    assert (said in tree.text()) == bool(gap)
+    kept, root = 1, tree
+    while root.cause is not None:
+        kept, root = kept + 1, root.cause
+    assert (kept, root.type) == (min(count, MAX_EXCEPTIONS), "KeyError")
+    assert root.frames[-1].function == "_plain"
+    assert tree.exceptions_left_out == gap
+    _unchain(made)
+
+
+def test_circle_of_many_ends() -> None:
+    """A chain that leads back into itself, beyond what is kept, is left in the end."""
+    made = chained(ValueError("first"), 1000)
+    first = made
+    for _ in range(1000):
+        first = first.__cause__
+    middle = made
+    for _ in range(500):
+        middle = middle.__cause__
+    first.__cause__ = middle
+    _, tree = taken(made)
+    assert tree.exceptions_left_out > 900
+    first.__cause__ = None
+    _unchain(made)
+
+
+def test_chain_ends_where_it_is_suppressed() -> None:
+    """What `raise ... from None` hides is no root, and is not counted."""
+    error = chained(ValueError("hidden"), 10)
+    last = KeyError("shown")
+    last.__context__, last.__suppress_context__ = error, True
+    text, tree = taken(chained(last, 300))
+    assert "hidden" not in text
+    assert text.startswith("KeyError: 'shown'")
+    assert tree.exceptions_left_out == 301 - MAX_EXCEPTIONS
 
 
 def _unchain(error: BaseException | None) -> None:
