@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from femtomp.errors import SpoolError
+from femtomp.errors import ConfigError, SpoolError
 from femtomp.lanes.segment import FORMAT_VERSION
-from femtomp.lanes.spool import CONTROL_WORDS, Spool
+from femtomp.lanes.spool import CONTROL_WORDS, MAX_MANIFEST_BYTES, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +53,8 @@ def create(
     ------
     SpoolError
         If the parent cannot be used, with the path and what to do.
+    ConfigError
+        If what the manifest is to say is more than one can hold.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_MAX_NAME_CHARS].strip("-.") or "app"
     _refuse_odd_file_systems(parent)
@@ -62,14 +64,6 @@ def create(
             f"{parent} are below: chmod o+x it, or give another spool_parent="
         )
         raise SpoolError(errno.EACCES, msg)
-    try:
-        path = Path(tempfile.mkdtemp("", f"femtomp-{slug}-{os.geteuid()}-", parent))
-    except OSError as exc:
-        msg = (
-            f"cannot create a spool in {parent}: {exc.strerror}; "
-            "give another spool_parent= or set FEMTOMP_SPOOL_PARENT"
-        )
-        raise SpoolError(exc.errno or 0, msg) from exc
     manifest = {
         "format": FORMAT_VERSION,
         "name": name,
@@ -83,6 +77,15 @@ def create(
         "worker_uid": workers and workers[0],
         "worker_gid": workers and workers[1],
     }
+    check_size(manifest)
+    try:
+        path = Path(tempfile.mkdtemp("", f"femtomp-{slug}-{os.geteuid()}-", parent))
+    except OSError as exc:
+        msg = (
+            f"cannot create a spool in {parent}: {exc.strerror}; "
+            "give another spool_parent= or set FEMTOMP_SPOOL_PARENT"
+        )
+        raise SpoolError(exc.errno or 0, msg) from exc
     try:
         _fill(path, manifest, resource or {}, workers)
         return Spool(path)
@@ -118,6 +121,27 @@ def _fill(
         _write(directory, "manifest.json", _json(manifest), readable=bool(workers))
     finally:
         os.close(directory)
+
+
+def check_size(manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that workers could not read.
+
+    Raises
+    ------
+    ConfigError
+        With the option that takes most of it.
+    """
+    size = len(_json(manifest))
+    if size <= MAX_MANIFEST_BYTES:
+        return
+    sizes = {key: len(_json({key: value})) for key, value in manifest.items()}
+    most = max(sizes, key=lambda key: sizes[key])
+    msg = (
+        f"the server's options take {size} bytes in its spool's manifest, which holds "
+        f"{MAX_MANIFEST_BYTES}: {sizes[most]} of them are {most!r}; give fewer or "
+        "shorter ones"
+    )
+    raise ConfigError(msg)
 
 
 def describe(

@@ -41,7 +41,7 @@ from femtomp.lanes.segment import FORMAT_VERSION, high, known_as
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAX_MANIFEST_BYTES: Final = 64 * 1024
+MAX_MANIFEST_BYTES: Final = 64 * 1024
 _MAX_MANIFEST_VALUES: Final = 500
 _MAX_RESOURCE_BYTES: Final = 4 * 1024 * 1024
 
@@ -113,7 +113,7 @@ class Spool:
             "manifest.json", os.O_RDONLY | _FILE, dir_fd=self.descriptor
         )
         try:
-            text = os.read(descriptor, _MAX_MANIFEST_BYTES)
+            text = os.read(descriptor, MAX_MANIFEST_BYTES)
         finally:
             os.close(descriptor)
         if text.count(b"[") + text.count(b"{") > _MAX_MANIFEST_VALUES:
