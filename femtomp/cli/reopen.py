@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ),
         epilog=(
             "The exit status is 0 if all have, or none is running; 1 if one has not in "
-            "time; 2 if DIR cannot be read."
+            "time, or its spool is broken; 2 if DIR cannot be read."
         ),
     )
     parser.add_argument(
@@ -65,15 +65,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Have the servers reopen; return the exit status."""
     deadline = time.monotonic() + args.timeout
-    requests = [Request(spool) for spool in _spools(args.directory)]
+    requests, broken = _requests(args.directory)
     while not all([request.is_done() for request in requests]):  # noqa: C419 - asks all
         if time.monotonic() >= deadline:
             return _say_late(requests)
         time.sleep(_LOOK_S)
-    return 0
+    return EXIT_LATE if broken else 0
 
 
-def _spools(given: Path | None) -> list[Spool]:
+def _requests(given: Path | None) -> tuple[list[Request], int]:
+    """Ask every server; return what was asked, and how many could not be.
+
+    One whose spool is broken must not keep the others from being asked.
+    """
+    from femtomp.lanes.lock import is_orphaned
     from femtomp.lanes.place import choose_parent
     from femtomp.lanes.spool import Spool
     from femtomp.supervisor import orphans
@@ -85,13 +90,20 @@ def _spools(given: Path | None) -> list[Spool]:
         msg = f"{directory} is no directory"
         raise SpoolError(20, msg)
     if (directory / "manifest.json").exists():
-        return [Spool(directory)]
-    spools = []
+        return [Request(Spool(directory))], 0
+    requests, broken = [], 0
     for found in orphans.find(directory):
-        os.close(found.descriptor)
-        if orphans.is_known_format(found):
-            spools.append(Spool(found.path))
-    return spools
+        try:
+            if orphans.is_known_format(found):
+                requests.append(Request(Spool(found.path)))
+        except OSError as exc:
+            # What nobody serves has no file open.
+            broken += not is_orphaned(found)
+            text = getattr(exc, "strerror", None) or exc
+            print(f"femtomp: {found.path} is left out: {text}", file=sys.stderr)
+        finally:
+            os.close(found.descriptor)
+    return requests, broken
 
 
 class Request:

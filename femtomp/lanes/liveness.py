@@ -58,6 +58,15 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped by a signal, and waits for SIGCONT."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[:1] == [b"T"]
+    except OSError:
+        return False
+
+
 @lru_cache(maxsize=1)
 def boot_id() -> str:
     """Return the id of this boot of the machine, or nothing."""

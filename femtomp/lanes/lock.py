@@ -108,6 +108,11 @@ def has_master(spool: Directory) -> bool:
     return not _is_free(spool, MASTER_LOCK)
 
 
+def has_engine(spool: Directory) -> bool:
+    """Tell whether an engine reads a spool."""
+    return not _is_free(spool, ENGINE_LOCK)
+
+
 def is_ending(spool: Directory) -> bool:
     """Tell whether a lock of a spool is held by a process that was just killed.
 

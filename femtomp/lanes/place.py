@@ -15,10 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from femtomp.errors import SpoolError
+from femtomp.errors import ConfigError, SpoolError
 from femtomp.lanes.scan import names
 from femtomp.lanes.segment import FORMAT_VERSION, parse_name
-from femtomp.lanes.spool import CONTROL_WORDS, LANES, LANES_OF_ROOT, Spool
+from femtomp.lanes.spool import (
+    CONTROL_WORDS,
+    LANES,
+    LANES_OF_ROOT,
+    MAX_MANIFEST_BYTES,
+    Spool,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +61,8 @@ def create(
     ------
     SpoolError
         If the parent cannot be used, with the path and what to do.
+    ConfigError
+        If what the manifest is to say is more than one can hold.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_MAX_NAME_CHARS].strip("-.") or "app"
     _refuse_odd_file_systems(parent)
@@ -64,14 +72,6 @@ def create(
             f"{parent} are below: chmod o+x it, or give another spool_parent="
         )
         raise SpoolError(errno.EACCES, msg)
-    try:
-        path = _made_directory(parent, f"femtomp-{slug}-{os.geteuid()}-")
-    except OSError as exc:
-        msg = (
-            f"cannot create a spool in {parent}: {exc.strerror}; "
-            "give another spool_parent= or set FEMTOMP_SPOOL_PARENT"
-        )
-        raise SpoolError(exc.errno or 0, msg) from exc
     manifest = {
         "format": FORMAT_VERSION,
         "name": name,
@@ -85,6 +85,15 @@ def create(
         "worker_uid": workers and workers[0],
         "worker_gid": workers and workers[1],
     }
+    check_size(manifest)
+    try:
+        path = _made_directory(parent, f"femtomp-{slug}-{os.geteuid()}-")
+    except OSError as exc:
+        msg = (
+            f"cannot create a spool in {parent}: {exc.strerror}; "
+            "give another spool_parent= or set FEMTOMP_SPOOL_PARENT"
+        )
+        raise SpoolError(exc.errno or 0, msg) from exc
     try:
         _fill(path, manifest, resource or {}, workers)
         return Spool(path)
@@ -189,6 +198,27 @@ def give_root_lanes(spool: Spool) -> None:
         os.close(new)
     at = {"src_dir_fd": spool.descriptor, "dst_dir_fd": spool.descriptor}
     os.rename(begun, LANES_OF_ROOT, **at)
+
+
+def check_size(manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that workers could not read.
+
+    Raises
+    ------
+    ConfigError
+        With the option that takes most of it.
+    """
+    size = len(_json(manifest))
+    if size <= MAX_MANIFEST_BYTES:
+        return
+    sizes = {key: len(_json({key: value})) for key, value in manifest.items()}
+    most = max(sizes, key=lambda key: sizes[key])
+    msg = (
+        f"the server's options take {size} bytes in its spool's manifest, which holds "
+        f"{MAX_MANIFEST_BYTES}: {sizes[most]} of them are {most!r}; give fewer or "
+        "shorter ones"
+    )
+    raise ConfigError(msg)
 
 
 def describe(

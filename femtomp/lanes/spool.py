@@ -51,7 +51,7 @@ LANES: Final = "lanes"
 LANES_OF_ROOT: Final = "lanes-root"
 _LANES_MODE: Final = 0o700
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAX_MANIFEST_BYTES: Final = 64 * 1024
+MAX_MANIFEST_BYTES: Final = 64 * 1024
 _MAX_MANIFEST_VALUES: Final = 500
 _MAX_RESOURCE_BYTES: Final = 4 * 1024 * 1024
 
@@ -159,7 +159,7 @@ class Spool:
             "manifest.json", os.O_RDONLY | _FILE, dir_fd=self.descriptor
         )
         try:
-            text = os.read(descriptor, _MAX_MANIFEST_BYTES)
+            text = os.read(descriptor, MAX_MANIFEST_BYTES)
         finally:
             os.close(descriptor)
         if text.count(b"[") + text.count(b"{") > _MAX_MANIFEST_VALUES:

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from femtomp.errors import SpoolError
+from femtomp.errors import ConfigError, SpoolError
 from femtomp.lanes import place
 from femtomp.lanes.lock import MASTER_LOCK, Lock
 from femtomp.lanes.segment import FORMAT_VERSION
@@ -33,6 +33,7 @@ from femtomp.lanes.spool import (
 )
 from femtomp.supervisor import levels, orphans
 from femtomp.supervisor.notes import note
+from femtomp.supervisor.said_once import age, command, say_of_others, say_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,6 +80,8 @@ def adopt(parent: Path, wanted: Wanted) -> Taken | None:
         left = [each for each in found if orphans.is_left(each)]
         own = [each for each in left if _is_of(each, wanted)]
         claimed = [taken for each in own if (taken := _claim(each))]
+        others = [each for each in left if each not in own and _holds_lanes(each)]
+        say_of_others(parent, others)
     finally:
         for each in found:
             os.close(each.descriptor)
@@ -91,8 +94,6 @@ def adopt(parent: Path, wanted: Wanted) -> Taken | None:
             fitting.append(one)
     # Workers that live can change the spool no more: theirs comes first.
     fitting.sort(key=lambda one: not orphans.has_workers(one.spool))
-    others = [each for each in left if each not in own and _holds_lanes(each)]
-    _warn_of_others(parent, len(others))
     further = tuple(one.spool.path for one in fitting[1:])
     for one in fitting[1:]:
         one.release()
@@ -147,16 +148,6 @@ def _holds_lanes(found: Found) -> bool:
     return False
 
 
-def _warn_of_others(parent: Path, number: int) -> None:
-    if number:
-        what = "spool of another server was" if number == 1 else "spools of others were"
-        note(
-            f"orphans:{parent}",
-            f"{number} {what} left behind in {parent}: "
-            f"`femtomp recover {parent} --sink SINK` delivers what is there",
-        )
-
-
 def _claim(found: Found) -> Claimed | None:
     try:
         if orphans.is_known_format(found):
@@ -164,8 +155,9 @@ def _claim(found: Found) -> Claimed | None:
     except SpoolError:
         return None  # another master was faster, or it has gone
     version = found.manifest["format"]
-    note(
-        f"orphan:{found.path}",
+    say_once(
+        Path(found.path).parent,
+        found,
         f"the spool {found.path} of an earlier server of this name is left alone: it "
         f"has format {version!r}, this femtomp knows {FORMAT_VERSION}",
     )
@@ -191,11 +183,13 @@ def workers_of(manifest: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _leave(one: Claimed, problem: str) -> None:
-    note(
-        f"orphan:{one.spool.path}",
-        f"the spool {one.spool.path} of an earlier server of this name is left alone: "
-        f"{problem}; `femtomp recover {one.spool.path} --sink SINK` delivers what is "
-        "there",
+    spool = one.spool
+    found = orphans.Found(spool.path, spool.descriptor, spool.manifest)
+    say_once(
+        Path(spool.path).parent,
+        found,
+        f"the spool {spool.path} that an earlier server of this name left {age(found)} "
+        f"ago is left alone: {problem}; `{command(found)}` delivers what is there",
     )
     one.release()
 
@@ -211,6 +205,11 @@ def _taken_over(one: Claimed, wanted: Wanted) -> Taken | None:
         "sinks": wanted.sinks,
         "master": dict(wanted.master),
     }
+    try:
+        place.check_size(manifest)
+    except ConfigError:
+        one.release()
+        raise
     try:
         place.describe(one.spool.descriptor, manifest, wanted.resource)
         place.give_root_lanes(one.spool)

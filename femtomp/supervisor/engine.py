@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from femtomp.config import level_number
 from femtomp.errors import FemtompError, SpoolError
 from femtomp.lanes.liveness import start_ticks
-from femtomp.lanes.lock import ENGINE_LOCK, Lock
+from femtomp.lanes.lock import ENGINE_LOCK, Lock, has_master
 from femtomp.lanes.space import Overflow, Space
 from femtomp.lanes.spool import (
     DEADLINE,
@@ -43,6 +43,7 @@ from femtomp.supervisor.careful import Care, CarefulPump
 from femtomp.supervisor.deaths import Deaths
 from femtomp.supervisor.departure import Departure
 from femtomp.supervisor.guardian import (
+    EXIT_AGAIN,
     EXIT_BROKEN,
     EXIT_DRAINED,
     EXIT_FAILED,
@@ -52,7 +53,7 @@ from femtomp.supervisor.guardian import (
     SIGNAL_DEADLINE_S,
     STOP_SIGNALS,
     report,
-    waited_for,
+    waited_for_one,
 )
 from femtomp.supervisor.late import build_late
 from femtomp.supervisor.losses import Losses
@@ -77,6 +78,8 @@ _DRAIN_CHECK_S: Final = 0.005
 # For the batches in hand when another engine is to serve: a file takes milliseconds, a
 # collector that hangs longer than this gets them twice.
 _LEAVE_S: Final = 5.0
+# In which a signal to all processes of a pool has reached the guardian, too.
+_OTHERS_TOLD_S: Final = 0.5
 _SIGNALS: Final = (*STOP_SIGNALS, *REOPEN_SIGNALS, LOOK_SIGNAL)
 # With the default of 5 ms, a thread that makes a system call a record beside one that
 # encodes waits 5 ms for the interpreter lock each time.
@@ -131,6 +134,9 @@ class Engine:
         self._departure = Departure(self._spool, launch.lifetime)
         # When members are served no longer, since a signal said that they end.
         self._grace_until: float | None = None
+        self._guardian = os.getppid()
+        # When another engine is to go on, since this one alone was told to end.
+        self._again_at: float | None = None
         # What was asked for when the sinks were told to open their files anew.
         self._reopening: int | None = None
         self._flushed = self._spool.control()[FLUSH]
@@ -255,7 +261,7 @@ class Engine:
             self._deaths.look(self._poller.members)
             self._finish_reopening()
             self._flush_if_asked()
-            if (way_out := self._heed(self._wait())) is not None:
+            if (way_out := self._heed(*self._wait())) is not None:
                 return way_out()
             self._check_pumps()
             if self._departure.is_on or time.monotonic() >= members_at:
@@ -267,13 +273,13 @@ class Engine:
             if self._grace_until is not None and time.monotonic() >= self._grace_until:
                 return self._stop()
 
-    def _wait(self) -> int:
-        """Wait a little, for a signal or the master's end; return which signal came."""
+    def _wait(self) -> tuple[int, int]:
+        """Wait a little, for a signal or the master's end; return signal and sender."""
         pause_s = self._poller.interval_s
         if self._departure.is_on:
             # Of its members the last to let go of the pipe is a process that ends now.
             pause_s = BUSY_S if self._departure.is_alone(pause_s) else 0.0
-        return waited_for(_SIGNALS, pause_s)
+        return waited_for_one(_SIGNALS, pause_s)
 
     def _look_at_master(self) -> None:
         """Learn whether the master is at its exit: then there is no time to gather."""
@@ -286,8 +292,12 @@ class Engine:
             for pump in self._pumps:
                 pump.relax()
 
-    def _heed(self, came: int) -> Callable[[], int] | None:
-        """Do what a signal says; return how to end, if it says that."""
+    def _heed(self, came: int, sender: int) -> Callable[[], int] | None:
+        """Do what a signal says; return how to end, if it says that.
+
+        To end is said to the guardian, which says it here. Who says it to the engine
+        alone, while the master lives and no such word comes, gets another engine.
+        """
         if came in REOPEN_SIGNALS:
             self._reopen()
         elif came == LOOK_SIGNAL:
@@ -295,9 +305,14 @@ class Engine:
         elif came:
             if (way_out := self._way_out()) is not None:
                 return way_out
-            if self._grace_until is None:
+            if sender != self._guardian and has_master(self._spool):
+                if self._again_at is None:
+                    self._again_at = time.monotonic() + _OTHERS_TOLD_S
+            elif self._grace_until is None:
                 self._grace_until = time.monotonic() + self._config.grace_s
-        return None
+        if self._again_at is None or self._grace_until is not None:
+            return None
+        return self._begin_again if time.monotonic() >= self._again_at else None
 
     def _way_out(self) -> Callable[[], int] | None:
         """Return how to end, if whoever sent the signal has said so."""
@@ -381,6 +396,10 @@ class Engine:
         elif self._is_alone():
             self._remove()  # no master is left to read the statistics
         return EXIT_DRAINED if drained else EXIT_LEFT
+
+    def _begin_again(self) -> int:
+        self._make_way()
+        return EXIT_AGAIN
 
     def _make_way(self) -> int:
         """End behind the batches in hand: another engine goes on at the cursors."""

@@ -63,6 +63,8 @@ EXIT_DRAINED: Final = 0
 EXIT_BROKEN: Final = 1
 EXIT_FAILED: Final = 2
 EXIT_LEFT: Final = 4
+# Another one is to go on: this one was told to end, and nobody else was.
+EXIT_AGAIN: Final = 5
 MEANT_ENDS: Final = (EXIT_DRAINED, EXIT_FAILED, EXIT_LEFT)
 
 
@@ -190,7 +192,7 @@ def guard(launch: Launch) -> bool:
             forward()
             if os.waitstatus_to_exitcode(status) in MEANT_ENDS or is_over(spool):
                 break
-            spool.set_control(ENGINE_ENDED, status + 1)
+            _note_death(spool, status)
         if stopping.is_over() or _is_too_late(spool):
             break  # what is left stays
         if pid and time.monotonic() - begun >= _STEADY_S:
@@ -242,6 +244,12 @@ def is_over(spool: Spool) -> bool:
     if spool.was_removing():
         spool.remove()
     return spool.is_deleted()
+
+
+def _note_death(spool: Spool, status: int) -> None:
+    """Say how an engine ended, for the one that follows it; unless it made way."""
+    if os.waitstatus_to_exitcode(status) != EXIT_AGAIN:
+        spool.set_control(ENGINE_ENDED, status + 1)
 
 
 def _is_too_late(spool: Spool) -> bool:
@@ -299,8 +307,17 @@ def waited_for(signals: tuple[signal.Signals, ...], timeout: float) -> int:
     `sigtimedwait` gives None then, but a siginfo that nobody filled in if it is
     interrupted after its time (SIGSTOP and SIGCONT do that; seen on 3.11 to 3.13).
     """
+    return waited_for_one(signals, timeout)[0]
+
+
+def waited_for_one(
+    signals: tuple[signal.Signals, ...], timeout: float
+) -> tuple[int, int]:
+    """As `waited_for`; return the pid of the signal's sender, too."""
     info = signal.sigtimedwait(signals, timeout)
-    return info.si_signo if info is not None and info.si_signo in signals else 0
+    if info is None or info.si_signo not in signals:
+        return 0, 0
+    return info.si_signo, info.si_pid
 
 
 def become(main: Callable[[Launch], int], launch: Launch) -> NoReturn:

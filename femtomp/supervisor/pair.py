@@ -18,8 +18,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import FemtompError, StartError
-from femtomp.lanes.liveness import start_ticks
-from femtomp.lanes.lock import is_orphaned
+from femtomp.lanes.liveness import is_stopped, start_ticks
+from femtomp.lanes.lock import has_engine, is_orphaned
 from femtomp.lanes.segment import close_known, known_as
 from femtomp.lanes.signals import undisturbed
 from femtomp.lanes.spool import (
@@ -147,6 +147,7 @@ class Pair:
             if not self._starting.wait(0):
                 return
             self._settle(self._starting)
+        self._wake_guardian()
         if self.is_dead():
             # Before it is tried: what cannot be started must not be tried for ever.
             self._look_at = time.monotonic() + self._pause_s
@@ -160,6 +161,7 @@ class Pair:
         until = time.monotonic() + START_TIMEOUT_S
         if self._starting is not None and self._starting.wait(START_TIMEOUT_S):
             self._settle(self._starting)
+        self._wake_guardian()
         if self._starting is None and self.is_dead():
             reap_pair(self._spool, self._supervisor.pidfd)
             self._starting = self._launcher.begin()
@@ -182,6 +184,15 @@ class Pair:
         self._supervisor = supervisor
         self._known = known_as(supervisor.pidfd)
         self._pause_s = CHECK_S
+
+    def _wake_guardian(self) -> None:
+        """Have a guardian go on that somebody has stopped, if there is no engine.
+
+        It starts another one then. While an engine reads, nobody needs it.
+        """
+        pid, pidfd = self._supervisor
+        if not has_engine(self._spool) and is_stopped(pid):
+            _signal(pidfd, signal.SIGCONT)
 
     def is_dead(self) -> bool:
         """Tell whether nobody serves the spool, although nobody meant that."""
@@ -293,10 +304,7 @@ class Pair:
 
     def hurry(self) -> None:
         """Have the engine look at once whether the master is at its exit."""
-        try:
-            self._signal_engine(LOOK_SIGNAL)
-        except ProcessLookupError:
-            pass  # the next one looks when it begins
+        self._signal_engine(LOOK_SIGNAL)
 
     def end(self, patience_s: float | None) -> None:
         """Have both end, and wait for it; kill what has not ended in time."""
@@ -309,13 +317,18 @@ class Pair:
             self._signal_engine(signal.SIGTERM)
         else:
             _signal(pidfd, signal.SIGTERM)
+            _signal(pidfd, signal.SIGCONT)  # should somebody have stopped it
+        self._signal_engine(signal.SIGCONT)
         if not self._wait_ended(patience_s):
             _signal(pidfd, signal.SIGKILL)
             self._signal_engine(signal.SIGKILL)
 
     def _signal_engine(self, number: signal.Signals) -> None:
         if engine := self._living_engine():
-            os.kill(engine, number)
+            try:
+                os.kill(engine, number)
+            except ProcessLookupError:
+                pass  # it ended by itself
 
     def _living_engine(self) -> int:
         control = self._spool.control()

@@ -27,6 +27,7 @@ from femtomp.supervisor.stats import (
     DrainReport,
     ServerStats,
     is_readable,
+    patience,
     read_stats,
     wait_delivered,
 )
@@ -96,7 +97,10 @@ class Server:
         return self._pair.pid if self._pair is not None else 0
 
     def __repr__(self) -> str:
-        return f"<femtomp.Server pid={self.pid} spool={str(self.spool)!r}>"
+        if self._report is not None:
+            return f"<femtomp.Server stopped spool={str(self.spool)!r}>"
+        state = f"pid={self.pid}" if self._pair is not None else "attached"
+        return f"<femtomp.Server {state} spool={str(self.spool)!r}>"
 
     def __enter__(self) -> Self:
         """Return the server itself."""
@@ -170,13 +174,15 @@ class Server:
         Parameters
         ----------
         timeout : float or None
-            Seconds for the delivery; None for no limit. If guardian and engine were
-            killed, others are started for it first, which takes 10 s at most.
+            Seconds for the delivery; None or infinity for no limit. If guardian and
+            engine were killed, others are started for it first, which takes 10 s at
+            most.
 
         Returns
         -------
         DrainReport
         """
+        timeout = patience(timeout)
         begun = time.monotonic()
         if self._pair is None:
             drained = self.flush(timeout)
@@ -185,16 +191,8 @@ class Server:
             return DrainReport()
         with self._changing:
             if self._report is None:
-                self._ensure()
-                self._end(self._pair, timeout)
-                self._report = self._reported(time.monotonic() - begun)
-                levels.clear(self._spool)
-                self._heed(self._spool.path, self._spool.descriptor)
-                self._on_end(self)
-                self._pair.close()
-                if not self._spool.exists():
-                    self._spool.close()
-            return self._report
+                self._stop(self._pair, timeout, begun)
+            return self._report or DrainReport()
 
     def deliver_at_exit(self) -> None:
         """Deliver what is there, at this process's exit, and leave the lanes open.
@@ -373,6 +371,29 @@ class Server:
             msg = f"the spool {self.spool} is gone"
             raise SpoolError(2, msg)
 
+    def _stop(self, pair: Pair, timeout: float | None, begun: float) -> None:
+        """Stop, unless a signal handler that comes in between has done it."""
+        try:
+            self._ensure()
+            self._end(pair, timeout)
+            report = self._reported(time.monotonic() - begun)
+        except OSError:
+            if self._report is None:
+                raise
+            return  # what the handler has closed and removed was still in use here
+        if self._report is not None:
+            return
+        # Before anything is removed: a handler that comes now finds it done.
+        self._report = report
+        if report.drained:
+            self._spool.remove()
+        levels.clear(self._spool)
+        self._heed(self._spool.path, self._spool.descriptor)
+        self._on_end(self)
+        pair.close()
+        if not self._spool.exists():
+            self._spool.close()
+
     def _end(self, pair: Pair, timeout: float | None) -> None:
         try:
             deadline_ns = (
@@ -392,8 +413,6 @@ class Server:
         stats = read_stats(self._spool)
         pending = {name: sink.pending for name, sink in stats.sinks.items()}
         drained = not any(pending.values())
-        if drained:
-            self._spool.remove()
         left = None if drained else self.spool
         refused = {name: sink.refused for name, sink in stats.sinks.items()}
         quarantined = {name: sink.quarantined for name, sink in stats.sinks.items()}

@@ -79,6 +79,18 @@ class Change:
             raise ConfigError(msg)
         self._former = sorted(known - {*new})
         self._counts: dict[str, SinkStats] = {}
+        place.check_size(self._new_manifest())
+
+    def _new_manifest(self) -> dict[str, Any]:
+        config = self._after.config
+        return {
+            **self._manifest,
+            "level": config.level,
+            "limits": dict(self._after.limits),
+            "levels": self._after.levels,
+            "sinks": [str(sink.name) for sink in config.sinks],
+            "former": self._former,
+        }
 
     def make(self, pair: Pair, timeout: float | None) -> DrainReport:
         """Make it; if that fails, the server goes on as before.
@@ -120,18 +132,7 @@ class Change:
         if self._coming:
             join(self._spool, self._coming, self._leading)
             totals.join(self._spool.cursors, self._coming)
-        config = self._after.config
-        self._describe(
-            {
-                **self._manifest,
-                "level": config.level,
-                "limits": dict(self._after.limits),
-                "levels": self._after.levels,
-                "sinks": [str(sink.name) for sink in config.sinks],
-                "former": self._former,
-            },
-            config.resource,
-        )
+        self._describe(self._new_manifest(), self._after.config.resource)
 
     def _write_back(self) -> None:
         try:

@@ -7,13 +7,14 @@ evicted + corrupt + quarantined + pending`.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from femtomp.codec import identity as identity_codec
-from femtomp.errors import CodecError
+from femtomp.errors import CodecError, ConfigError
 from femtomp.lanes import segment as seg
 from femtomp.lanes.cursor import Counters, Cursor, read_cursors, sink_key
 from femtomp.lanes.liveness import is_alive
@@ -22,6 +23,7 @@ from femtomp.lanes.scan import scan, scan_all
 from femtomp.lanes.space import read_unkept
 from femtomp.lanes.spool import ENGINE_STARTS, FLUSH
 from femtomp.native import sleep
+from femtomp.supervisor.shown import report_as_text, stats_as_text
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ _POLL_MAX_S: Final = 0.02
 _POLL_GROWTH: Final = 1.125
 # A reading that the engine's reaping disturbs each time; it reaps twice a second.
 _MAX_READINGS: Final = 10
+# Thirty years: no limit, and within the bits of a deadline.
+_FOR_EVER_S: Final = 1e9
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ class ServerStats:
     engine_starts: int
     left_out: dict[str, int] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return stats_as_text(self)
+
 
 @dataclass(frozen=True)
 class DrainReport:
@@ -135,6 +142,26 @@ class DrainReport:
     quarantined: dict[str, int] = field(default_factory=dict)
     spool: Path | None = None
     duration_s: float = 0.0
+
+    def __str__(self) -> str:
+        return report_as_text(self)
+
+
+def patience(timeout: float | None) -> float | None:
+    """Return a timeout as seconds that can be added to a clock; None is no limit.
+
+    Raises
+    ------
+    ConfigError
+        If it is no number of seconds.
+    """
+    if timeout is None:
+        return None
+    # Not a number is neither greater nor less.
+    if not isinstance(timeout, int | float) or math.isnan(timeout):
+        msg = f"timeout must be a number of seconds, or None for no limit: {timeout!r}"
+        raise ConfigError(msg)
+    return None if timeout > _FOR_EVER_S else max(0.0, float(timeout))
 
 
 def read_stats(spool: Spool) -> ServerStats:
@@ -272,6 +299,7 @@ def wait_delivered(
     bool
         False if the time was over before.
     """
+    timeout = patience(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
     goals = {
         lane.epoch: (lane.directory, lane.end)

@@ -51,6 +51,9 @@ CHECK_S: Final = 1.0
 _MAX_DEPTH: Final = 8
 
 
+_STOPPED: Final = "the server was stopped"
+
+
 def _no_lane(_: bytes) -> bool:
     raise LaneLostError
 
@@ -99,6 +102,8 @@ class Channel(Taken):
         self._is_full = False
         self._retry_at = 0.0
         self._warned = False
+        # Why there may be no spool any more, as far as it is known.
+        self._end = "the server was stopped, or somebody has deleted its spool"
 
     def send(self, payload: bytes, *, again: bool = False) -> Sent:
         """Append a payload to the lane, and open one if need be.
@@ -203,6 +208,8 @@ class Channel(Taken):
             if self._lane is not None and self._lane is not lost:
                 return self._lane
             self._lose_lane()
+            if lost is not None and lost.words[RETIRED]:
+                self._end = _STOPPED
             if monotonic() < self._retry_at or self._depth == _MAX_DEPTH:
                 return None
             self._depth += 1
@@ -215,7 +222,8 @@ class Channel(Taken):
                 if not isinstance(exc, RecursionError):
                     number = getattr(exc, "errno", None)
                     self._is_full = number in (errno.EDQUOT, errno.ENOSPC)
-                    self._give_up(_said(exc, number))
+                    gone = number == errno.ENOENT and not os.access(self.path, os.F_OK)
+                    self._give_up(self._end if gone else _said(exc, number))
             finally:
                 self._depth -= 1
             return None
@@ -230,7 +238,7 @@ class Channel(Taken):
             raise
         if lane is None:
             spool.close()
-            self._give_up("its server has stopped")
+            self._give_up(_STOPPED)
             return None
         self._spool, self._lane, self.append = spool, lane, lane.append
         self.limits = _limits_of(spool)
@@ -275,6 +283,10 @@ class Channel(Taken):
     def try_again(self) -> None:
         """Look at the spool at once, though it could not be used a moment ago."""
         self._retry_at = 0.0
+
+    def note_end(self) -> None:
+        """Know that the server was stopped: this process has done it."""
+        self._end = _STOPPED
 
     def _close_inherited(self) -> None:
         """Close the parent's descriptors, unless the user has put others there."""
@@ -366,6 +378,7 @@ def watch(path: str, tend: Callable[[], None] | None) -> None:
     if tend is not None:
         way.try_again()
     else:
+        way.note_end()
         way.let_go()
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from femtomp.checks import number_of_level
 from femtomp.errors import SpoolError
 from femtomp.worker.channel import channel, say
-from femtomp.worker.handler import WorkerHandler, worker_handler
+from femtomp.worker.handler import WorkerHandler, is_disabled, worker_handler
 
 if TYPE_CHECKING:
     import os
+
+_has_said = False
 
 
 def worker_init(
@@ -53,8 +55,23 @@ def worker_init(
         if not any(_is_of(each, handler.spool) for each in root.handlers):
             root.addHandler(handler)
         set_root_level(handler.spool, level)
+        if handler.spool is None:
+            _say_no_server()
     except Exception as exc:
         say(f"worker_init failed: {type(exc).__name__}: {exc}")
+
+
+def _say_no_server() -> None:
+    """Say once that records go to stderr, unless that is what was asked for."""
+    global _has_said  # noqa: PLW0603 - once a process, and in none of its forks
+    if _has_said or is_disabled():
+        return
+    _has_said = True
+    say(
+        "worker_init() found no server, records go to stderr: FEMTOMP_SPOOL is not "
+        "set; call femtomp.start_server() in the master, before its workers begin, or "
+        "femtomp.basic_config()"
+    )
 
 
 def _is_of(handler: logging.Handler, spool: str | None) -> bool:

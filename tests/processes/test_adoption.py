@@ -191,7 +191,8 @@ def test_a_sink_that_is_gone_keeps_its_records(tmp_path, path, start, capfd):
     server = start()
     assert server.spool != orphan.path
     said = capfd.readouterr().err
-    assert f"{orphan.path} of an earlier server of this name is left alone" in said
+    assert f"{orphan.path} that an earlier server of this name left" in said
+    assert "ago is left alone" in said
     assert "records for old" in said
     assert f"femtomp recover {orphan.path} --sink" in said
     assert server.stop().drained
@@ -217,22 +218,60 @@ def test_a_sink_that_is_gone_and_had_everything_is_no_hindrance(tmp_path, path, 
 
 
 def test_another_name_is_never_touched(tmp_path, path, start, capfd):
-    """Orphans of other names are counted in one line, with the command, and left."""
+    """Orphans of other names are said once each, with name, age and the command that
+    delivers them, by the next server of this user and by none after it; and left.
+    """
     others = [Orphan(tmp_path, femtomp.FileSink(path), name=name) for name in "ab"]
     for other in others:
         other.kill_worker()
     before = [sorted(str(f) for f in other.path.rglob("*")) for other in others]
     capfd.readouterr()
-    server = start()
-    server.stop()
-    said = [
-        line for line in capfd.readouterr().err.splitlines() if "left behind" in line
-    ]
-    assert len(said) == 1
-    assert "2 spools of others" in said[0]
-    assert f"femtomp recover {tmp_path} --sink" in said[0]
+    # What the second of them said of the first.
+    (tmp_path / f".femtomp-{os.geteuid()}.said").unlink()
+    start(name="mine").stop()
+    said = [line for line in capfd.readouterr().err.splitlines() if "behind" in line]
+    assert len(said) == 2
+    for other, name in zip(others, "ab", strict=True):
+        (line,) = (each for each in said if f"server '{name}' left" in each)
+        assert "less than a minute ago" in line
+        assert f"`femtomp recover {other.path} --sink file:PATH`" in line
+    start(name="mine").stop()
+    assert capfd.readouterr().err == "", "once is enough"
     assert [sorted(str(f) for f in other.path.rglob("*")) for other in others] == before
     assert not lines(path)
+
+
+def test_a_spool_that_comes_later_is_said_too(tmp_path, path, start, capfd):
+    """A spool is said though another one was said before, which is not said again."""
+    for number in range(2):
+        other = Orphan(tmp_path, femtomp.FileSink(path), name=f"other{number}")
+        other.kill_worker()
+        capfd.readouterr()
+        start(name="mine").stop()
+        said = capfd.readouterr().err
+        assert said.count("femtomp recover") == 1
+        assert str(other.path) in said
+
+
+def test_a_mark_that_cannot_be_trusted_keeps_nobody_from_starting(
+    tmp_path, path, start, capfd
+):
+    """Nonsense, a directory or a link in the mark's place costs a repetition at most."""
+    Orphan(tmp_path, femtomp.FileSink(path), name="other").kill_worker()
+    mark = tmp_path / f".femtomp-{os.geteuid()}.said"
+    mark.write_text("[" * 100_000)
+    start(name="mine").stop()
+    assert "femtomp recover" in capfd.readouterr().err
+    mark.unlink()
+    victim = tmp_path / "victim"
+    victim.write_text("{}")
+    mark.symlink_to(victim)
+    start(name="mine").stop()
+    assert victim.read_text() == "{}"
+    mark.unlink()
+    mark.mkdir()
+    start(name="mine").stop()
+    assert not list(tmp_path.glob(".femtomp-*.said.*"))
 
 
 def change(spool, **changes):

@@ -50,7 +50,7 @@ def end(*_):
         os.waitpid(pid, 0)
     logging.info("master ends")
     if sink == "dead":
-        print(server.stop(timeout=1))
+        print(repr(server.stop(timeout=1)))
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
 while True:

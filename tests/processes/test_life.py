@@ -123,7 +123,8 @@ def test_after_stop_records_go_to_stderr(tmp_path, capfd):
     assert "after 1" in said
     assert "after 2" in said
     assert said.count("cannot log to") == 1
-    assert str(server.spool) in said
+    assert f"{server.spool} as uid {os.geteuid()}: the server was stopped;" in said
+    assert "No such file" not in said
     assert [r["body"] for r in lines(tmp_path / "a")] == ["before"]
 
 
@@ -139,6 +140,80 @@ def test_what_cannot_be_delivered_is_reported_and_kept(tmp_path):
     assert report.pending == {"otlp": 10}
     assert report.spool == server.spool
     assert server.spool.is_dir()
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12, 1e300, -1, 7])
+def test_any_number_of_seconds_is_a_timeout(tmp_path, timeout):
+    """stop() and flush() take infinity and numbers beyond any clock as no limit."""
+    server = femtomp.start_server(femtomp.FileSink(tmp_path / "a"))
+    with Attached() as log:
+        log.info("one")
+    assert server.flush(timeout) or timeout < 0
+    assert server.stop(timeout).drained or timeout < 0
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "5", [1]])
+def test_what_is_no_number_of_seconds_is_refused(tmp_path, timeout):
+    """Another timeout is an error that names it, and the server goes on."""
+    with femtomp.start_server(femtomp.FileSink(tmp_path / "a")) as server:
+        for call in (server.stop, server.flush):
+            with pytest.raises(femtomp.ConfigError, match="number of seconds"):
+                call(timeout)
+        assert server.flush()
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("step", ["_ensure", "_end", "_reported"])
+def test_stop_in_the_middle_of_stop_is_one_stop(tmp_path, step, behind):
+    """stop() in a signal handler that comes during stop(): both return one report."""
+    server = femtomp.start_server(
+        femtomp.FileSink(tmp_path / "a"), spool_parent=tmp_path
+    )
+    with Attached() as log:
+        log.info("one")
+    own = getattr(server, step)
+    inner = []
+
+    def interrupted(*arguments):
+        result = own(*arguments) if behind else None
+        setattr(server, step, own)
+        inner.append(server.stop())
+        return result if behind else own(*arguments)
+
+    setattr(server, step, interrupted)
+    outer = server.stop()
+    assert inner == [outer]
+    assert outer.drained
+    assert outer.pending == {"file": 0}
+    assert not list(tmp_path.glob("femtomp-*"))
+    femtomp.start_server(femtomp.FileSink(tmp_path / "a")).stop()
+
+
+def test_a_server_says_what_it_is(tmp_path):
+    """repr() has the guardian's pid while the server runs, and says when it does not."""
+    server = femtomp.start_server(femtomp.FileSink(tmp_path / "a"))
+    assert f"pid={server.pid} " in repr(server)
+    server.stop()
+    assert "stopped" in repr(server)
+    assert "pid=" not in repr(server)
+
+
+def test_options_too_large_for_a_manifest_are_refused(tmp_path):
+    """Levels that no manifest could hold are an error that names them, at the start and
+    later; nothing is left, and a server that runs goes on.
+    """
+    levels = {f"some.library.with.a.long.name.{n}": "WARNING" for n in range(2000)}
+    options = {"name": "shop", "spool_parent": tmp_path}
+    sink = femtomp.FileSink(tmp_path / "a")
+    with pytest.raises(femtomp.ConfigError, match="'levels'"):
+        femtomp.start_server(sink, levels=levels, **options)
+    assert not list(tmp_path.iterdir())
+    with femtomp.start_server(sink, **options) as server, Attached() as log:
+        with pytest.raises(femtomp.ConfigError, match="'levels'"):
+            server.reconfigure(levels=levels)
+        log.info("one")
+        assert server.flush()
+    assert [r["body"] for r in lines(tmp_path / "a")] == ["one"]
 
 
 def test_a_signal_to_the_supervisor_drains(tmp_path):

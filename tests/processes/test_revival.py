@@ -15,7 +15,7 @@ import pytest
 
 import femtomp
 from femtomp.errors import StartError
-from femtomp.lanes.lock import is_orphaned
+from femtomp.lanes.lock import has_engine, is_orphaned
 from tests.processes.harness import (
     SEED,
     Attached,
@@ -366,3 +366,60 @@ def test_basic_config_of_a_child_does_not_wait_for_a_pair_that_is_dead(tmp_path)
         child = [sys.executable, "-c", program, tmp_path / "b"]
         assert subprocess.run(child, timeout=60).returncode == 0
     assert [r["body"] for r in lines(tmp_path / "b")] == ["from the child"]
+
+
+@pytest.mark.parametrize("ask", ["log", "stats", "flush", "stop"])
+def test_a_stopped_guardian_whose_engine_was_killed_goes_on(server, tmp_path, ask):
+    """A look of the master wakes a guardian that somebody has stopped, once there is no
+    engine any more: it starts another.
+    """
+    guardian, engine = pids(server)
+    os.kill(guardian, signal.SIGSTOP)
+    os.kill(engine, signal.SIGKILL)
+    until(lambda: not has_engine(server._spool), "the engine is gone")
+    path = tmp_path / "app.jsonl"
+    with Attached() as log:
+        log.info("one")
+        if ask == "log":
+            until(lambda: log.info("more") or path.exists(), "another engine delivers")
+        elif ask == "stats":
+            server.stats()
+            until(lambda: path.exists() and lines(path), "another engine delivers")
+        elif ask == "flush":
+            assert server.flush(20)
+        begun = time.monotonic()
+        assert server.stop(20).drained
+        assert time.monotonic() - begun < 15
+    assert lines(path)[0]["body"] == "one"
+    assert not is_running(guardian)
+
+
+def test_a_pair_that_was_stopped_is_ended_in_time(server, tmp_path):
+    """stop() wakes a guardian and an engine that somebody has stopped."""
+    for pid in pids(server):
+        os.kill(pid, signal.SIGSTOP)
+    with Attached() as log:
+        log.info("one")
+    assert server.stop(60).drained
+    assert [r["body"] for r in lines(tmp_path / "app.jsonl")] == ["one"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_engine_alone_gets_another_one(server, tmp_path, number):
+    """While the master lives, who tells the engine to end, and not its guardian, gets
+    another engine; no record is lost or comes twice, and it is no death.
+    """
+    guardian, engine = pids(server)
+    returned = Returned(1)
+    with Attached() as log:
+        os.kill(engine, number)
+        log_until(lambda: pids(server)[1] != engine, "another serves", log, returned, 0)
+        log_until(
+            lambda: not is_running(engine), "the first has ended", log, returned, 0
+        )
+        assert server.flush(30)
+        assert server.stats().engine_starts == 1
+        assert pids(server)[0] == guardian
+    assert server.stop().drained
+    records = [r for r in lines(tmp_path / "app.jsonl") if "worker" in r["attributes"]]
+    assert missing_and_double(records, returned) == ([], [])

@@ -388,7 +388,7 @@ def test_after_the_server_stopped_records_go_to_stderr(shop, clock, capfd) -> No
         shop.logger.error("behind %d", n)
     said = capfd.readouterr().err
     assert all(f"behind {n}" in said for n in range(3))
-    assert said.count("its server has stopped") == 1
+    assert said.count("the server was stopped") == 1
 
 
 def test_retries_after_the_stop_leave_nothing_behind(shop, clock, capfd) -> None:

@@ -824,7 +824,7 @@ def test_after_the_server_stopped_it_is_said(shop, log, capfd) -> None:
     log.warning("behind %d", 1)
     log.warning("behind %d", 2)
     said = capfd.readouterr().err
-    assert said.count("its server has stopped") == 1
+    assert said.count("the server was stopped") == 1
     assert "WARNING" in said
     assert "shop: behind 1" in said
     assert "shop: behind 2" in said
