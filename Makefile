@@ -55,7 +55,7 @@ $(FREE)/.installed: pyproject.toml
 # What touches OpenTelemetry, with the oldest that is supported: `test` has the newest.
 OLDEST ?= .oldest-otel
 OTEL_TESTS := tests/otel tests/codec/test_otlp.py tests/codec/test_exceptions.py \
-	tests/sinks/test_otlp_driver.py $(wildcard tests/real/test_otlp*.py) \
+	$(wildcard tests/sinks/test_otlp*.py) $(wildcard tests/real/test_otlp*.py) \
 	tests/worker/test_carry.py tests/worker/test_tasks.py \
 	tests/worker/test_span_after_fork.py
 test-oldest-otel: $(OLDEST)/.installed

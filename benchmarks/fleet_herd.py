@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from femtomp.sinks import RetryAfter
 from femtomp.sinks.otlp import FIRST_DELAY_S, MAX_DELAY_S, OTLPDriver
-from femtomp.sinks.otlp_transport import Answer
+from femtomp.sinks.otlp_answer import Answer
 from femtomp.supervisor.pump import MAX_BATCH_RECORDS
 
 if TYPE_CHECKING:

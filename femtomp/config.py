@@ -234,13 +234,13 @@ class OTLPSink:
         Not given: `OTEL_EXPORTER_OTLP_LOGS_PROTOCOL`, `OTEL_EXPORTER_OTLP_PROTOCOL`,
         then "http/protobuf".
     headers : mapping of str to str, optional
-        Sent with every request; never shown in a repr.
+        Sent with every request; checked here, and never shown in a repr or an error.
     compression : {"none", "gzip", "deflate"}, optional
         Not given: `OTEL_EXPORTER_OTLP_LOGS_COMPRESSION`,
         `OTEL_EXPORTER_OTLP_COMPRESSION`, then "none".
     timeout_s : float, optional
-        Of one request; the variables ..._TIMEOUT, then 10. What failed is tried again
-        for as long as the quota lasts.
+        Of one request, from its first byte to the last of the reply; the variables
+        ..._TIMEOUT, then 10. What failed is tried again for as long as the quota lasts.
     flush_interval_s : float
         Records are gathered so long for one request, if they are few: a request costs
         as much as a hundred records. The first one after a pause is sent at once.

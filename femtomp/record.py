@@ -10,6 +10,7 @@ loads nothing that a process using `logging` has not loaded already.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -243,12 +244,13 @@ class Record(NamedTuple):
     observed_timestamp: int | None = None
 
 
-def scrubbed(record: Record) -> Record:
+def scrubbed(record: Record, *, keep_floats: bool = False) -> Record:
     r"""Return the record with every str safe for UTF-8 and every number for JSON.
 
     Lone surrogates become their backslash escapes, NaN, infinities and integers above
     64 bits become strings, unknown types their repr. Sinks call this when encoding
-    failed: clean records never pay for it.
+    failed: clean records never pay for it. A format that has NaN and infinities keeps
+    all floats.
 
     Examples
     --------
@@ -256,20 +258,21 @@ def scrubbed(record: Record) -> Record:
     >>> scrubbed(r).body, scrubbed(r).attributes
     ('b\\udc80', {'n': '1180591620717411303424'})
     """
+    plain = partial(_plain, depth=0, keep_floats=keep_floats)
     return record._replace(
-        severity_text=_plain(str(record.severity_text), 0),
-        logger=_plain(str(record.logger), 0),
-        body=_plain(record.body, 0),
-        attributes=_plain(record.attributes, 0),
-        event_name=None if record.event_name is None else _plain(record.event_name, 0),
-        resource=Resource(_plain(record.resource, 0), _plain(record.resource.brief, 0)),
+        severity_text=plain(str(record.severity_text)),
+        logger=plain(str(record.logger)),
+        body=plain(record.body),
+        attributes=plain(record.attributes),
+        event_name=None if record.event_name is None else plain(record.event_name),
+        resource=Resource(plain(record.resource), plain(record.resource.brief)),
     )
 
 
 _INT64: Final = 1 << 63
 
 
-def _plain(value: AnyValue, depth: int) -> AnyValue:
+def _plain(value: AnyValue, *, depth: int, keep_floats: bool) -> AnyValue:
     kind = type(value)
     if kind is str:
         try:
@@ -280,16 +283,18 @@ def _plain(value: AnyValue, depth: int) -> AnyValue:
     if kind is int:
         return value if -_INT64 <= value < _INT64 else _integer_text(value)
     if kind is float:
-        return value if value - value == 0.0 else _float_name(value)
+        fits = keep_floats or value - value == 0.0
+        return value if fits else _float_name(value)
     if value is None or kind in (bool, bytes):
         return value
     if depth > MAX_DEPTH:
         return "… [femtomp: too deep]"
+    plain = partial(_plain, depth=depth + 1, keep_floats=keep_floats)
     if isinstance(value, dict):
-        return {str(_plain(str(k), 0)): _plain(v, depth + 1) for k, v in value.items()}
+        return {str(plain(str(key))): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v, depth + 1) for v in value]
-    return _plain(repr(value), depth)
+        return [plain(item) for item in value]
+    return _plain(repr(value), depth=depth, keep_floats=keep_floats)
 
 
 def _integer_text(value: int) -> str:

@@ -127,7 +127,7 @@ def encode_request(batch: Sequence[Record], observed_time_unix_nano: int) -> byt
         try:
             encoded = _record(record, observed)
         except _REFUSED:
-            encoded = _record(scrubbed(record), observed)
+            encoded = _record(scrubbed(record, keep_floats=True), observed)
         scope[1].append(encoded)
     return b"".join(
         _sized(b"\x0a", _resources.get(resource) + b"".join(map(_scope, scopes)))
@@ -346,7 +346,7 @@ def _mended(tag: bytes, attributes: Mapping[str, AnyValue]) -> bytes:
         return _pairs(tag, attributes)
     except _REFUSED:
         holder = Record(0, 0, "", "", None, dict(attributes), Resource({}))
-        return _pairs(tag, scrubbed(holder).attributes)
+        return _pairs(tag, scrubbed(holder, keep_floats=True).attributes)
 
 
 def _resource(resource: Resource) -> bytes:

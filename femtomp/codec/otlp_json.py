@@ -51,7 +51,7 @@ def otlp_json_line(record: Record) -> bytes:
     try:
         return encode_line(_request(record))
     except REFUSED:
-        return encode_line(_request(clean(record)))
+        return encode_line(_request(clean(record, keep_floats=True)))
 
 
 def _request(record: Record) -> dict[str, Any]:
@@ -159,7 +159,8 @@ def _encoded_pairs(attributes: Mapping[str, AnyValue]) -> msgspec.Raw:
         return msgspec.Raw(encode_line(_pairs(attributes))[:-1])
     except REFUSED:
         holder = Record(0, 0, "", "", None, dict(attributes), Resource({}))
-        return msgspec.Raw(encode_line(_pairs(scrubbed(holder).attributes))[:-1])
+        attributes = scrubbed(holder, keep_floats=True).attributes
+        return msgspec.Raw(encode_line(_pairs(attributes))[:-1])
 
 
 def _text(text: str) -> str:

@@ -111,7 +111,7 @@ def fitting(record: Record) -> Record:
     return clean(record)
 
 
-def clean(record: Record) -> Record:
+def clean(record: Record, *, keep_floats: bool = False) -> Record:
     """Return the record with every value and text fit for JSON, and the resource's id.
 
     `scrubbed()` does it, but for what it leaves alone: the scope and the identifiers.
@@ -119,13 +119,14 @@ def clean(record: Record) -> Record:
     fields = record._asdict()
     names = ("uid", "trace_id", "span_id")
     holder = _EMPTY._replace(attributes={name: fields[name] for name in names})
-    record = scrubbed(record)._replace(
+    record = scrubbed(record, keep_floats=keep_floats)._replace(
         resource=record.resource, **scrubbed(holder).attributes
     )
     if record.scope is None:
         return record
     holder = _EMPTY._replace(attributes=scope_fields(record.scope))
-    return record._replace(scope=record.scope._replace(**scrubbed(holder).attributes))
+    fields = scrubbed(holder, keep_floats=keep_floats).attributes
+    return record._replace(scope=record.scope._replace(**fields))
 
 
 def scope_fields(scope: Scope) -> dict[str, AnyValue]:

@@ -22,7 +22,7 @@ link into it.
     control: u64 words: state | guardian pid | engine pid | engine starts | deadline_ns
              | engine's start time | pid that pulls | how the engine before it ended
              | reopening asked for | reopening done
-             | pid of the guardian that is to leave
+             | pid of the guardian that is to leave | how often a flush was asked for
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ REOPEN: Final = 8
 REOPENED: Final = 9
 # Pid of the guardian that is to leave the spool to another, its engine with it.
 LEAVER: Final = 10
+# Who waits for records to be delivered adds one: sinks then gather no more for a batch.
+FLUSH: Final = 11
 CONTROL_WORDS: Final = 64
 
 

@@ -18,6 +18,7 @@ https://opentelemetry.io/docs/specs/otel/logs/api/
 
 from __future__ import annotations
 
+import os
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -41,7 +42,6 @@ from femtomp.worker.handler import worker_handler
 from femtomp.worker.plain import Room, described, plain, text
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from opentelemetry._logs import LogRecord, SeverityNumber
@@ -61,7 +61,8 @@ class LoggerProvider(api.LoggerProvider):
     """Gives the loggers that write into this process's lane.
 
     One object serves the master and all forked children. All methods are safe to be
-    called by several threads at once.
+    called by several threads at once. With `OTEL_SDK_DISABLED=true` when it is made it
+    does nothing, as the SDK's: its loggers keep no record, and no server is needed.
 
     Parameters
     ----------
@@ -91,6 +92,10 @@ class LoggerProvider(api.LoggerProvider):
         severity_number: int = 0,
         missing: Missing = "raise",
     ) -> None:
+        disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower()
+        self._is_disabled: Final = disabled == "true"
+        if self._is_disabled:
+            missing = "ignore"
         self._handler: Final = worker_handler(spool=spool, missing=missing)
         self._least: Final = int(severity_number)
         self._loggers: dict[Any, Logger] = {}
@@ -167,6 +172,7 @@ class Logger(api.Logger):
         super().__init__(*scope)
         self._handler: Final = provider._handler  # noqa: SLF001 - one module
         self._is_ignored: Final = self._handler._missing == "ignore"  # noqa: SLF001
+        self._is_disabled: Final = provider._is_disabled  # noqa: SLF001 - one module
         self._least: Final = provider._least  # noqa: SLF001
         self._includes: Final = bool(include_trace_context)
         self._scope: Final = scope if any(scope[1:]) else None
@@ -240,6 +246,8 @@ class Logger(api.Logger):
 
     def _is_heard(self) -> bool:
         """Tell whether anything is done with records; a server may start later."""
+        if self._is_disabled:
+            return False
         way = self._handler
         return not self._is_ignored or way.spool is not None or way.address is not None
 

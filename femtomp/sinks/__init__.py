@@ -119,5 +119,16 @@ class Gathers(Protocol):
     interval_s: float
 
 
+@runtime_checkable
+class Compares(Protocol):
+    """A destination that must see other records before it gives up one that fails.
+
+    While `wants_more` is true after a `RetryAfter`, the records that are left are read
+    again together with what was logged meanwhile.
+    """
+
+    wants_more: bool
+
+
 Sink = Driver
 """The name of the protocol on the public door: a destination of the user's own."""

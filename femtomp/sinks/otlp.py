@@ -1,11 +1,11 @@
 """Driver of an OpenTelemetry collector: batches as OTLP requests, over HTTP or gRPC.
 
 In: endpoint, protocol and headers; what is not given comes from the variables
-OTEL_EXPORTER_OTLP_LOGS_* and OTEL_EXPORTER_OTLP_*. The driver owns one exporter's
-connection. It asks once and says what came of it: 2xx is delivered, less what the
-collector rejected; what the specification calls retryable is tried later, after the
-delay the collector asks for; everything else is refused. A request that is too large
-is split.
+OTEL_EXPORTER_OTLP_LOGS_* and OTEL_EXPORTER_OTLP_*. The driver owns one connection. It
+asks once and says what came of it: 2xx with an OTLP response is delivered, less what
+the collector rejected; what it says of the records refuses them; what is retryable or
+badly configured is tried later. A request that is too large, or that fails for a reason
+which may lie in one record, is split.
 
 This module loads nothing of OpenTelemetry until a driver is opened: the master calls
 `require` in it.
@@ -16,22 +16,17 @@ https://opentelemetry.io/docs/specs/otlp/
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from femtomp.codec.otlp import encode_request
 from femtomp.config import PROTOCOLS
 from femtomp.errors import ConfigError, MissingExtraError
-from femtomp.sinks import Delivered, Refused, RetryAfter
-from femtomp.sinks.otlp_transport import (
-    HTTP_PATHS,
-    Answer,
-    GrpcTransport,
-    HttpTransport,
-)
+from femtomp.sinks.otlp_answer import Answer
+from femtomp.sinks.otlp_settings import settings_of
+from femtomp.sinks.otlp_suspects import Piece, Suspects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +34,7 @@ if TYPE_CHECKING:
     from femtomp.config import OTLPSink
     from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome
-    from femtomp.sinks.otlp_transport import Signal, Transport
+    from femtomp.sinks.otlp_settings import Signal
 
 # gRPC servers take 4 MiB by default; the rest is room for headers and metadata.
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
@@ -50,22 +45,33 @@ MAX_RETRY_AFTER_S: Final = 300.0
 # One that asks for none at all, again and again, is not to be stormed.
 MIN_DELAY_S: Final = 0.1
 JITTER: Final = 0.2
-# Single records that are tried on behalf of a collector that says it is exhausted.
-MAX_DOUBTFUL: Final = 8
-# So often in turn, three minutes at least, a last record is tried that does not get in.
-MAX_ALONE: Final = 10
+# What is badly configured is asked again as soon as somebody may have mended it: with
+# the jitter once a minute.
+MAX_MISCONFIGURED_DELAY_S: Final = 50.0
+# Single records that fail one after the other: then it is the collector.
+MAX_IN_A_ROW: Final = 8
 
-_log: Final = logging.getLogger(__name__)
 _TOO_LARGE: Final = Answer("too large", "above the limit of a request")
-_SPLIT: Final = ("too large", "exhausted")
+_SPLIT: Final = ("too large", "exhausted", "failed")
 _PACKAGES: Final = {
-    "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
-    "grpc": "opentelemetry.exporter.otlp.proto.grpc",
+    "http/protobuf": ("opentelemetry.proto.logs", "google.rpc"),
+    "grpc": ("opentelemetry.proto.logs", "google.rpc", "grpc"),
 }
+_SIGNALS: Final[tuple[Signal, ...]] = ("logs", "metrics")
+
+
+class Transport(Protocol):
+    """One attempt to send a request; waits for no longer than its timeout."""
+
+    def send(self, data: bytes, /) -> Answer:
+        """Send a serialized request."""
+
+    def close(self) -> None:
+        """Close the connection."""
 
 
 def require(options: OTLPSink, environ: Mapping[str, str] | None = None) -> None:
-    """Check that the packages are there, without loading them.
+    """Check that the packages are there, without loading them, and what is set.
 
     Cheap; for the master, before a supervisor is started.
 
@@ -81,10 +87,17 @@ def require(options: OTLPSink, environ: Mapping[str, str] | None = None) -> None
     MissingExtraError
         Naming what to install.
     ConfigError
-        If the environment names a protocol that does not exist.
+        If an option or a variable cannot be used: protocol, endpoint, header.
     """
-    protocol = resolve_protocol(options, os.environ if environ is None else environ)
-    for package in (_PACKAGES[protocol], "opentelemetry.proto.logs"):
+    environ = os.environ if environ is None else environ
+    for signal in _SIGNALS if options.metrics else _SIGNALS[:1]:
+        protocol = resolve_protocol(options, environ, signal)
+        _require_packages(_PACKAGES[protocol])
+        settings_of(options, environ, protocol, signal)
+
+
+def _require_packages(packages: tuple[str, ...]) -> None:
+    for package in packages:
         try:
             found = importlib.util.find_spec(package)
         except ModuleNotFoundError:  # a parent is missing
@@ -128,44 +141,22 @@ def resolve_protocol(
     return PROTOCOLS[0]
 
 
-def http_endpoint(endpoint: str | None, signal: Signal = "logs") -> str | None:
-    """Complete a base URL to the one that takes a signal; None stays None.
-
-    Examples
-    --------
-    >>> http_endpoint("http://collector:4318/")
-    'http://collector:4318/v1/logs'
-    >>> http_endpoint("http://collector:4318/v1/logs")
-    'http://collector:4318/v1/logs'
-    >>> http_endpoint("http://collector:4318/v1/logs", "metrics")
-    'http://collector:4318/v1/metrics'
-    """
-    if endpoint is None:
-        return None
-    path = HTTP_PATHS[signal]
-    base, mark, query = endpoint.partition("?")
-    base = base.rstrip("/")
-    if not base.endswith(path):
-        base = base.removesuffix("/v1/logs") + path
-    return base + mark + query
-
-
 def open_driver(options: OTLPSink, *, environ: Mapping[str, str]) -> Driver:
-    """Build the exporter; that nobody listens is found out at the first batch.
+    """Build the transport; that nobody listens is found out at the first batch.
 
     Parameters
     ----------
     options : OTLPSink
         Endpoint, protocol and headers.
     environ : mapping of str to str
-        For the protocol. The official exporter reads `os.environ` for all else.
+        For what the options do not give.
 
     Raises
     ------
     MissingExtraError
-        If the exporter's packages are not installed.
+        If a package that it needs is not installed.
     ConfigError
-        If endpoint or protocol cannot be used.
+        If something cannot be used: endpoint, header, certificate.
     """
     transport = open_transport(options, environ)
     return OTLPDriver(transport, interval_s=options.flush_interval_s)
@@ -174,11 +165,15 @@ def open_driver(options: OTLPSink, *, environ: Mapping[str, str]) -> Driver:
 def open_transport(
     options: OTLPSink, environ: Mapping[str, str], signal: Signal = "logs"
 ) -> Transport:
-    """Build the exporter of a signal, as `open_driver` does."""
+    """Build the transport of a signal, as `open_driver` does."""
     require(options, environ)
     if resolve_protocol(options, environ, signal) == "grpc":
-        return GrpcTransport(options, signal)
-    return HttpTransport(options, http_endpoint(options.endpoint, signal), signal)
+        from femtomp.sinks.otlp_grpc import GrpcTransport
+
+        return GrpcTransport(options, environ, signal)
+    from femtomp.sinks.otlp_http import HttpTransport
+
+    return HttpTransport(options, environ, signal)
 
 
 class OTLPDriver:
@@ -192,10 +187,16 @@ class OTLPDriver:
         How long records are gathered for one request.
     clock_ns : callable
         Nanoseconds since the epoch, for `observed_time_unix_nano`.
+    monotonic : callable
+        Seconds, for how long a record has failed.
     draw : callable
         Random number of [0, 1), for the jitter of delays.
-    sleep : callable
-        Waits for so many seconds.
+
+    Attributes
+    ----------
+    wants_more : bool
+        Whether only records are left of the batch that may be at fault themselves, so
+        that others must be seen to pass or to fail.
     """
 
     def __init__(
@@ -204,70 +205,58 @@ class OTLPDriver:
         *,
         interval_s: float = 0.0,
         clock_ns: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.interval_s = interval_s
+        self.wants_more = False
         self._transport = transport
         self._clock_ns = clock_ns
+        self._monotonic = monotonic
         self._draw = draw
-        self._sleep = sleep
         self._failures = 0
-        self._alone = 0
+        self._suspects = Suspects()
 
     def write(self, batch: Sequence[Record]) -> Outcome:
         """Send a batch, in as many requests as its size asks for."""
-        rest = [(0, len(batch))]
-        done = _Done()
+        suspects = self._suspects
+        stopped = self._send_all(batch, suspects.begin(batch, self._monotonic()))
+        if stopped is None:
+            stopped = self._send_all(batch, suspects.again())
+        suspects.judge(self._monotonic())
+        self.wants_more = stopped is None and suspects.only_suspects_are_left
+        reason = suspects.reason() if stopped is None else stopped.reason
+        pause_s = suspects.pause_s(self._monotonic()) if stopped is None else None
+        if pause_s is None:
+            answer = stopped or Answer("failed", reason)
+            is_left = stopped is not None or self.wants_more
+            pause_s = self._delay_s(answer) if is_left else 0.0
+        return suspects.outcome(pause_s, reason)
+
+    def _send_all(self, batch: Sequence[Record], rest: list[Piece]) -> Answer | None:
+        """Send pieces, from the last on; return what stopped it before the end."""
+        in_a_row = 0
         while rest:
-            begin, end = rest.pop()
-            size = end - begin
+            piece = rest.pop()
+            begin, end, since = piece
             answer = self._send(batch[begin:end])
-            if answer.kind in _SPLIT and size > 1:
-                middle = begin + size // 2
-                rest += [(middle, end), (begin, middle)]
-            elif answer.kind == "exhausted" and len(done.doubtful) < MAX_DOUBTFUL:
-                done.doubtful.append((begin, answer))
-            elif answer.kind in ("retry", "exhausted"):
-                return done.retry(self._delay_s(answer), answer.reason)
-            elif answer.kind == "refused" and size == len(batch):
-                self._failures = 0
-                return Refused(answer.reason)
+            if answer.kind in ("retry", "misconfigured"):
+                return answer
+            now = self._monotonic()
+            if answer.kind in _SPLIT and end - begin > 1:
+                if answer.kind != "too large":
+                    since = self._suspects.failing(now)
+                middle = (begin + end) // 2
+                rest += [Piece(middle, end, since), Piece(begin, middle, since)]
+            elif answer.kind in ("exhausted", "failed"):
+                self._suspects.suspect(piece, answer, now)
+                in_a_row = 0 if self._suspects.others_pass else in_a_row + 1
+                if in_a_row >= MAX_IN_A_ROW and rest:
+                    return answer
             else:
-                self._resolve(batch, done)
-                done.settle(size, answer)
-                self._failures = 0
-        return self._end(done)
-
-    def _resolve(self, batch: Sequence[Record], done: _Done) -> None:
-        """Send once more the single records that seemed to exhaust the collector.
-
-        It has done with another request since: now it is the record. If the collector
-        goes away meanwhile, it is waited for here: what came behind is delivered, and
-        would come twice; the record may be a good one.
-        """
-        doubtful, done.doubtful = done.doubtful, []
-        for index, _ in doubtful:
-            again = self._send(batch[index : index + 1])
-            while again.kind == "retry":
-                _log.warning("in the midst of a batch the collector: %s", again.reason)
-                self._sleep(self._delay_s(again))
-                again = self._send(batch[index : index + 1])
-            done.settle(1, again)
-
-    def _end(self, done: _Done) -> Outcome:
-        if not done.doubtful:
-            self._alone = 0
-            return Delivered(done.refused)
-        # Nothing came behind them to tell by. A collector that takes nothing at all is
-        # waited for; one record must not hold up all others for ever.
-        self._alone += 1
-        _, answer = done.doubtful[0]
-        if len(done.doubtful) == 1 and self._alone >= MAX_ALONE:
-            self._alone = 0
-            done.settle(1, answer)
-            return Delivered(done.refused)
-        return done.retry(self._delay_s(answer), answer.reason)
+                self._suspects.settle(piece, answer)
+                self._failures = in_a_row = 0
+        return None
 
     def _send(self, chunk: Sequence[Record]) -> Answer:
         data = encode_request(chunk, self._clock_ns())
@@ -277,7 +266,10 @@ class OTLPDriver:
         return self._transport.send(data)
 
     def _delay_s(self, answer: Answer) -> float:
-        backoff = min(FIRST_DELAY_S * 2.0**self._failures, MAX_DELAY_S)
+        most = MAX_DELAY_S
+        if answer.kind == "misconfigured":
+            most = MAX_MISCONFIGURED_DELAY_S
+        backoff = min(FIRST_DELAY_S * 2.0**self._failures, most)
         # Counted no further than the delay grows, so that it cannot overflow.
         self._failures = min(self._failures + 1, 10)
         if answer.delay_s is not None:
@@ -289,32 +281,3 @@ class OTLPDriver:
     def close(self) -> None:
         """Close the connection; nothing is buffered."""
         self._transport.close()
-
-
-class _Done:
-    """How far a batch has come, record by record from its beginning.
-
-    Attributes
-    ----------
-    refused : dict of str to int
-        How many, by reason.
-    doubtful : list
-        Where single records are that exhausted the collector, or met one that was
-        exhausted already, and its answers; all behind what is settled.
-    """
-
-    def __init__(self) -> None:
-        self.refused: dict[str, int] = {}
-        self.doubtful: list[tuple[int, Answer]] = []
-        self._records = 0
-
-    def settle(self, size: int, answer: Answer) -> None:
-        """Count records that will not come again."""
-        lost = min(answer.rejected, size) if answer.kind == "accepted" else size
-        if lost:
-            self.refused[answer.reason] = self.refused.get(answer.reason, 0) + lost
-        self._records += size
-
-    def retry(self, delay_s: float, reason: str) -> RetryAfter:
-        """Return the outcome for all that is not settled."""
-        return RetryAfter(delay_s, reason, self._records, self.refused)

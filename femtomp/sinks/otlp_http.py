@@ -1,192 +1,255 @@
-"""One POST of OTLP over HTTP, by the session that the official exporter has built.
+"""OTLP over HTTP: one POST of protobuf bytes, over a connection that is kept.
 
-In: a serialized request. Out: status, headers and the beginning of the reply, or what
-went wrong before there was a status. The session is the exporter's: its TLS, headers,
-compression, proxies and credential provider count. The reply is read here, because the
-exporter reads all there is of it for as long as a server drips, and forgets the status
-of one that it cannot decode.
+In: a serialized request. Out: an `Answer`. The client is `http.client` over sockets
+that know one deadline for connecting, sending and the whole reply (`otlp_socket`). A
+redirect is an answer and is not followed: records go where they were meant to go.
+
+What must never happen: a request that a server can hold up beyond its time, or a reply
+that takes more memory than an answer deserves.
+
+https://opentelemetry.io/docs/specs/otlp/#otlphttp
 """
 
 from __future__ import annotations
 
+import gzip
+import http.client
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import quote, urlsplit
 
 from femtomp.errors import ConfigError
-from femtomp.otlp_options import MAX_TIMEOUT_S
-from femtomp.sinks.otlp_tls import check_files
+from femtomp.sinks.otlp_answer import Answer, HttpReply, in_words, of_http
+from femtomp.sinks.otlp_proxy import basic_authorization, proxy_of
+from femtomp.sinks.otlp_settings import settings_of, user_agent
+from femtomp.sinks.otlp_socket import (
+    PlainSocket,
+    ReplyTooLongError,
+    TlsSocket,
+    connected,
+    encrypted,
+    through,
+    tls_context,
+)
+from femtomp.sinks.secrets import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-# An answer is a few bytes, a proxy's error page a few thousand.
-MAX_REPLY_BYTES: Final = 16 * 1024
-_HTTP_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-http"
+    from femtomp.config import OTLPSink
+    from femtomp.sinks.otlp_settings import Settings, Signal
 
-
-class HttpReply(NamedTuple):
-    """What a server answered.
-
-    Attributes
-    ----------
-    is_cut_off : bool
-        The connection ended, or the time was up, before all of it was there.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-    is_cut_off: bool
+# An answer is a few bytes, a proxy's error page a few thousand. That of a bad record
+# may quote it.
+MAX_BODY_BYTES: Final = 64 * 1024
+# With status and headers, all that may come of a reply.
+_MAX_REPLY_BYTES: Final = MAX_BODY_BYTES + 128 * 1024
+# What `requests` leaves as it is in a URL.
+_SAFE: Final = "!#$%&'()*+,/:;=?@[]~"
+_PORTS: Final = {"http": 80, "https": 443}
+_COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "none": bytes,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+}
 
 
-class Poster:
-    """Posts to one URL.
+class HttpTransport:
+    """Posts requests of one signal to one URL.
 
     Parameters
     ----------
-    exporter : OTLPLogExporter
-        Lends its session.
-    url : str
+    options : OTLPSink
+        What it does not give comes from the environment.
+    environ : mapping of str to str
+    signal : {"logs", "metrics"}
+        Whose variables count.
 
     Raises
     ------
     ConfigError
-        If URL or headers cannot be used, or the exporter has another inside.
+        If something cannot be used: URL, header, proxy, certificate.
     """
 
-    def __init__(self, exporter: Any, url: str) -> None:
-        import requests
+    def __init__(
+        self, options: OTLPSink, environ: Mapping[str, str], signal: Signal = "logs"
+    ) -> None:
+        settings = settings_of(options, environ, "http/protobuf", signal)
+        _refuse_provider(environ, signal)
+        self._signal: Signal = signal
+        self._timeout_s = settings.timeout_s
+        self._compress = _COMPRESS[settings.compression]
+        self._connection = _Connection(_route(settings, environ), settings, environ)
+        parts = urlsplit(settings.endpoint)
+        self.address: Final = f"{parts.scheme}://{self._connection.authority}"
+        self._path = self._connection.target(parts.path or "/", parts.query)
+        self._headers = {
+            "host": self._connection.authority,
+            "user-agent": user_agent(),
+            "content-type": "application/x-protobuf",
+            "accept-encoding": "identity",
+        }
+        if settings.compression != "none":
+            self._headers["content-encoding"] = settings.compression
+        if authorization := basic_authorization(parts):
+            hide([authorization])
+            self._headers["authorization"] = authorization
+        self._headers |= settings.headers
+        self._headers |= self._connection.headers
 
-        self._url = url
-        self._errors = requests.exceptions
-        client = getattr(exporter, "_client", None)
-        if client is not None:  # since 1.45
-            self._of_1_45(client)
-        else:
-            self._of_1_39(exporter)
-        # Else requests reads all there is of a redirect's reply, to follow it or not.
-        self._session.get_redirect_target = _nowhere
-        known_timeout_s(self._timeout_s)
-        if url.startswith("https://"):
-            cert = self._tls["cert"]
-            pair = cert if isinstance(cert, tuple) else (cert, None)
-            check_files(self._tls["verify"], pair[1], pair[0])
-        try:
-            request = requests.Request("POST", url, headers=self._headers)
-            self._session.prepare_request(request)
-        except ValueError as exc:
-            msg = f"OTLPSink: endpoint or headers cannot be used: {exc}"
-            raise ConfigError(msg) from exc
-
-    def _of_1_45(self, client: Any) -> None:
-        try:
-            self._session: Any = client._transport._session  # noqa: SLF001
-            self._headers: dict[str, str] = dict(client._headers)  # noqa: SLF001
-            self._timeout_s = float(client._timeout)  # noqa: SLF001
-            self._compress: Any = client._compress  # noqa: SLF001
-        except AttributeError as exc:
-            raise unknown_exporter(_HTTP_PACKAGE) from exc
-        # Said with each request, or requests lets REQUESTS_CA_BUNDLE win over them.
-        self._tls = {"verify": self._session.verify, "cert": self._session.cert}
-
-    def _of_1_39(self, exporter: Any) -> None:
-        try:
-            self._session = exporter._session  # noqa: SLF001
-            self._timeout_s = float(exporter._timeout)  # noqa: SLF001
-            kind = exporter._compression.value  # noqa: SLF001
-            self._tls = {
-                "verify": exporter._certificate_file,  # noqa: SLF001
-                "cert": exporter._client_cert,  # noqa: SLF001
-            }
-        except AttributeError as exc:
-            raise unknown_exporter(_HTTP_PACKAGE) from exc
-        self._headers = {}  # the session has them
-        self._compress = _compressions()[kind]
-
-    def post(self, data: bytes) -> HttpReply | Exception:
-        """Post once; twice if a connection ended that may have been kept too long."""
+    def send(self, data: bytes) -> Answer:
+        """Post once; once more if a connection was kept that had ended."""
         deadline = time.monotonic() + self._timeout_s
         content = self._compress(data)
-        try:
+        while True:
+            is_kept = self._connection.begin(deadline)
             try:
-                return self._post(content, deadline)
-            except self._errors.Timeout:
-                raise
-            except self._errors.ConnectionError:
-                return self._post(content, deadline)
-        except (OSError, ValueError) as exc:
-            return exc
+                reply = self._post(content)
+            except (OSError, http.client.HTTPException, ConfigError) as exc:
+                self._connection.close()
+                if is_kept and not isinstance(exc, (TimeoutError, ReplyTooLongError)):
+                    continue
+                return self._failed(exc)
+            return of_http(reply, self._signal, self.address)
 
-    def _post(self, content: bytes, deadline: float) -> HttpReply:
-        response = self._session.post(
-            self._url,
-            data=content,
-            headers=self._headers,
-            timeout=max(deadline - time.monotonic(), 0.001),
-            allow_redirects=False,
-            stream=True,
-            **self._tls,
-        )
-        with response:
-            body, is_cut_off = self._body(response, deadline)
-            return HttpReply(response.status_code, response.headers, body, is_cut_off)
-
-    def _body(self, response: Any, deadline: float) -> tuple[bytes, bool]:
-        body = bytearray()
+    def _post(self, content: bytes) -> HttpReply:
+        connection = self._connection
         try:
-            for piece in response.iter_content(1):
-                body += piece
-                if len(body) >= MAX_REPLY_BYTES:
-                    break
-                if time.monotonic() > deadline:
-                    return bytes(body), True
-        except self._errors.ContentDecodingError:
-            pass  # garbage, but all of it
-        except (OSError, ValueError):
-            return bytes(body), True
+            connection.request("POST", self._path, content, self._headers)
+        except (BrokenPipeError, ConnectionResetError):
+            # Who refuses a body that is too large need not read it to its end: the
+            # answer may be there. If there is none, `getresponse` says so.
+            if connection.sock is None:
+                raise
+        response = connection.getresponse()
+        try:
+            body, is_whole = _body_of(response)
+        except OSError as exc:
+            # The status came, so the request has arrived: it is not posted again now.
+            body, is_whole = f"({in_words(exc)})".encode(), False
+        finally:
+            response.close()
+        if not is_whole:
+            connection.close()  # the rest is not waited for
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return HttpReply(response.status, headers, body, is_whole)
+
+    def _failed(self, exc: Exception) -> Answer:
+        if isinstance(exc, TimeoutError):
+            words = f"no answer within {self._timeout_s:g} s"
+        else:
+            words = in_words(exc)
+        return Answer.of("retry", f"{self.address}: {words}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _refuse_provider(environ: Mapping[str, str], signal: Signal) -> None:
+    """Refuse what gives a session of `requests`, which has no deadline for a reply."""
+    for of in ("", f"{signal.upper()}_"):
+        variable = f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{of}CREDENTIAL_PROVIDER"
+        if environ.get(variable):
+            msg = (
+                f"OTLPSink: {variable} is not supported over HTTP: use headers=, "
+                'protocol="grpc", or a Collector beside the server that has the '
+                "credentials"
+            )
+            raise ConfigError(msg)
+
+
+class _Route(NamedTuple):
+    """Where the bytes go."""
+
+    host: str
+    port: int
+    is_secure: bool
+
+
+def _route(settings: Settings, environ: Mapping[str, str]) -> _Route:
+    parts = urlsplit(settings.endpoint)
+    if settings.is_secure:
+        tls_context(settings.files, environ)  # looked at now, not at the first request
+    port = parts.port or _PORTS[parts.scheme]
+    return _Route(str(parts.hostname), port, settings.is_secure)
+
+
+class _Connection(http.client.HTTPConnection):
+    """One connection that is kept between requests."""
+
+    sock: PlainSocket | TlsSocket | None
+
+    def __init__(
+        self, route: _Route, settings: Settings, environ: Mapping[str, str]
+    ) -> None:
+        super().__init__(route.host, route.port)
+        self._route = route
+        self._files = settings.files
+        self._environ = environ
+        self._proxy = proxy_of(settings.endpoint, environ)
+        self._deadline = 0.0
+        host = f"[{route.host}]" if ":" in route.host else route.host
+        default = _PORTS["https" if route.is_secure else "http"]
+        is_default = route.port == default
+        self.authority: Final = host if is_default else f"{host}:{route.port}"
+
+    def begin(self, deadline: float) -> bool:
+        """Begin an exchange; return whether a connection was kept for it."""
+        self._deadline = deadline
+        if self.sock is None:
+            return False
+        self.sock.begin(deadline, _MAX_REPLY_BYTES)
+        return True
+
+    def target(self, path: str, query: str) -> str:
+        """Return what stands in the request's line."""
+        target = quote(path, safe=_SAFE)
+        if query:
+            target += "?" + quote(query, safe=_SAFE)
+        if self._proxy is not None and not self._route.is_secure:
+            return f"http://{self.authority}{target}"
+        return target
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a proxy that sees the request is told in it."""
+        if self._proxy is None or self._route.is_secure:
+            return {}
+        return self._proxy.headers
+
+    def connect(self) -> None:
+        """Connect, through the proxy if there is one, before the deadline."""
+        route, proxy = self._route, self._proxy
+        host, port = (route.host, route.port) if proxy is None else proxy[:2]
+        sock: PlainSocket | TlsSocket
+        sock = plain = connected(host, port, self._deadline, _MAX_REPLY_BYTES)
+        try:
+            if proxy is not None and route.is_secure:
+                through(proxy, plain, route.host, route.port)
+            if route.is_secure:
+                context = tls_context(self._files, self._environ)
+                sock = encrypted(plain, route.host, context, _MAX_REPLY_BYTES)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+def _body_of(response: http.client.HTTPResponse) -> tuple[bytes, bool]:
+    """Read what there is, to a limit; return it and whether it is all of it."""
+    body = bytearray()
+    try:
+        while piece := response.read1(MAX_BODY_BYTES + 1 - len(body)):
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                return bytes(body[:MAX_BODY_BYTES]), False
+    except http.client.HTTPException:
         return bytes(body), False
-
-
-def _nowhere(_: Any) -> None:
-    """Tell where a redirect leads: it is an answer, and not followed."""
-
-
-def _compressions() -> dict[str, Any]:
-    import gzip
-    import zlib
-
-    return {"none": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
-
-
-def header_values(exporter: Any) -> list[str]:
-    """Return the values of an exporter's headers, those of the environment included."""
-    holder = getattr(exporter, "_client", None)
-    headers = getattr(exporter, "_headers", None) or getattr(holder, "_headers", None)
-    headers = headers or {}
-    pairs = headers.items() if hasattr(headers, "items") else headers
-    return [str(value) for _, value in pairs]
-
-
-def known_timeout_s(given: float) -> None:
-    """Check what came from a variable, perhaps: sockets take no other time.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if not 0 < given <= MAX_TIMEOUT_S:  # nor NaN
-        msg = (
-            "OTLPSink: OTEL_EXPORTER_OTLP_TIMEOUT must be seconds, more than 0 and at "
-            f"most {MAX_TIMEOUT_S:g}, not {given!r}"
-        )
-        raise ConfigError(msg)
-
-
-def unknown_exporter(package: str) -> ConfigError:
-    """Return the error that an exporter of another making deserves."""
-    from importlib.metadata import version
-
-    return ConfigError(
-        f"OTLPSink cannot use {package} {version(package)}: it has changed inside; "
-        "install the version that femtomp was tested with (1.45) or a newer femtomp"
-    )
+    declared = response.getheader("content-length", "")
+    is_chunked = "chunked" in (response.getheader("transfer-encoding") or "").lower()
+    if not is_chunked and declared.isdecimal() and len(body) < int(declared):
+        # None of these has a body, whatever its headers say.
+        return bytes(body), response.status in {204, 304}
+    return bytes(body), True

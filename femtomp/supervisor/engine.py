@@ -28,6 +28,7 @@ from femtomp.lanes.spool import (
     ENGINE_ENDED,
     ENGINE_STARTS,
     ENGINE_TICKS,
+    FLUSH,
     REOPEN,
     REOPENED,
     STATE,
@@ -126,6 +127,7 @@ class Engine:
         self._deaths = Deaths(self._news)
         # What was asked for when the sinks were told to open their files anew.
         self._reopening: int | None = None
+        self._flushed = self._spool.control()[FLUSH]
 
     def _make_pumps(self) -> list[Pump]:
         make = self._maker_of_pumps()
@@ -246,6 +248,7 @@ class Engine:
             self._look_for_losses()
             self._deaths.look(self._poller.members)
             self._finish_reopening()
+            self._flush_if_asked()
             came = waited_for((*STOP_SIGNALS, *REOPEN_SIGNALS), self._poller.interval_s)
             if came in REOPEN_SIGNALS:
                 self._reopen()
@@ -279,6 +282,16 @@ class Engine:
             return
         self._spool.set_control(REOPENED, self._reopening)
         self._reopening = None
+
+    def _flush_if_asked(self) -> None:
+        """Hurry the pumps that wait, if somebody waits for their records."""
+        if not any(pump.is_waiting for pump in self._pumps):
+            return
+        asked = self._spool.control()[FLUSH]
+        if asked != self._flushed:
+            self._flushed = asked
+            for pump in self._pumps:
+                pump.flush()
 
     def _check_pumps(self) -> None:
         if not all(pump.is_alive() for pump in self._pumps):

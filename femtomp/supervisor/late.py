@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import FemtompError
-from femtomp.sinks import Reopens, RetryAfter
+from femtomp.sinks import Compares, Reopens, RetryAfter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +42,11 @@ class LateDriver:
             except FemtompError as exc:
                 return RetryAfter(_AGAIN_S, str(exc))
         return self._driver.write(batch)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it must see other records, if it is open."""
+        return isinstance(self._driver, Compares) and self._driver.wants_more
 
     def reopen(self) -> None:
         """Open it anew, if it is open."""

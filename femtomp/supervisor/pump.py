@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Final
 
 from femtomp.errors import ConfigError
 from femtomp.lanes.cursor import Cursor
+from femtomp.lanes.segment import SIDE
 from femtomp.record import Resource
 from femtomp.sinks import (
+    Compares,
     Delivered,
     Driver,
     Gathers,
@@ -59,6 +61,10 @@ MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 MAX_PART_BYTES: Final = 1024 * 1024
 # Behind one that is as large, a sink that gathers records does not wait for more.
 SMALL_BATCH_RECORDS: Final = 512
+# What waits in the lanes for such a batch: nobody counts records that were not read.
+_SMALL_BATCH_BYTES: Final = 256 * 1024
+# How often a sink that gathers looks at what waits.
+_GATHER_LOOK_S: Final = 0.02
 # What a pump looks at without being woken: a frame that was incomplete, a missed wake.
 IDLE_S: Final = 0.25
 # A destination that wants to be asked again sooner is not down; unless it has taken
@@ -122,6 +128,9 @@ class Pump(threading.Thread):
         self.may_begin.set()
         self._finished = False
         self._hurried = threading.Event()
+        self._is_ending = False
+        self.is_waiting = False
+        """Whether it waits for a batch to grow, or for its destination."""
         # Ends one wait for a destination before its time.
         self._try_now = threading.Event()
         self._news = news
@@ -156,12 +165,15 @@ class Pump(threading.Thread):
             batch = self._collect()
             if batch is not None:
                 begun = time.monotonic()
+                is_small = len(batch.records) < SMALL_BATCH_RECORDS
+                gathers = interval_s > 0 and is_small and not self._is_cut(batch)
                 self._deliver(driver, batch)
-                count = len(batch.records)
                 del batch  # before the next one is collected
-                if interval_s and count < SMALL_BATCH_RECORDS:
-                    self._hurried.wait(max(begun + interval_s - time.monotonic(), 0.0))
+                if gathers:
+                    self._gather(begun + interval_s)
             else:
+                if not self._is_ending:
+                    self._hurried.clear()
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
         self._say_losses(driver)
@@ -179,6 +191,14 @@ class Pump(threading.Thread):
 
         A destination that is waited for is tried once more at once.
         """
+        self._is_ending = True
+        self.flush()
+
+    def flush(self) -> None:
+        """Wait no more for batches to grow until all that is there was written.
+
+        A destination that is waited for is tried once more at once.
+        """
         self._hurried.set()
         self._try_now.set()
 
@@ -189,7 +209,7 @@ class Pump(threading.Thread):
 
     def finish(self) -> None:
         """End after the batch in hand."""
-        self._finished = True
+        self._finished = self._is_ending = True
         self._hurried.set()
         self._try_now.set()
         self.wake.set()
@@ -217,6 +237,39 @@ class Pump(threading.Thread):
         self._reopen_done = asked
 
     # -- from the lanes --------------------------------------------------------------
+
+    def _gather(self, until: float) -> None:
+        """Wait for a batch to grow; no longer than until there is enough for one."""
+        self.is_waiting = True
+        while (left := until - time.monotonic()) > 0 and not self._has_a_batch():
+            if self._hurried.wait(min(left, _GATHER_LOOK_S)):
+                break
+        self.is_waiting = False
+
+    def _is_cut(self, batch: Batch) -> bool:
+        """Return whether more was there than came into a batch: a segment ended."""
+        return any(
+            member is not None
+            and stream.chunk.number != SIDE
+            and (stream.chunk.number, stream.chunk.after) < member.lane.end[:2]
+            for stream in batch.streams
+            for member in (self._members.get(stream.epoch),)
+        )
+
+    def _has_a_batch(self) -> bool:
+        """Return whether as much waits in the lanes as a batch has that is not small.
+
+        Behind the end of a segment how much is not known, and some is there.
+        """
+        size = 0
+        for member in list(self._members.values()):
+            cursor = member.cursors.cursors[self.sink] or Cursor()
+            position = member.lane.normalised(cursor.position)
+            end = member.lane.end
+            if end.segment > position.segment:
+                return True
+            size += end.size - position.offset + end.side - position.side
+        return size >= _SMALL_BATCH_BYTES
 
     def _collect(self) -> Batch | None:
         streams: list[Stream] = []
@@ -331,7 +384,9 @@ class Pump(threading.Thread):
                 committed = Done(done, refused)
             if isinstance(outcome, RetryAfter):
                 self._wait(outcome)
-                is_down = isinstance(outcome, Down)
+                is_down = isinstance(outcome, Down) or (
+                    isinstance(driver, Compares) and driver.wants_more
+                )
         self._commit(batch, Done(done, refused), committed)
         self.flow.end()
         return done == len(batch.records)
@@ -406,9 +461,11 @@ class Pump(threading.Thread):
         delay_s = min(max(outcome.delay_s, least), _MOST_DELAY_S)
         if delay_s > 0:
             self.flow.retries += 1
+            self.is_waiting = True
             if self._try_now.wait(delay_s):
                 self._try_now.clear()
                 self._blame.hasten()
+            self.is_waiting = False
 
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
         for epoch, steps in progress(batch, done, before).items():

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from femtomp.config import SinkOptions
     from femtomp.lanes.spool import Spool
-    from femtomp.sinks.otlp_transport import Transport
+    from femtomp.sinks.otlp import Transport
     from femtomp.supervisor.guardian import Launch
     from femtomp.supervisor.pump import Pump
 

@@ -19,7 +19,7 @@ from femtomp.lanes.liveness import is_alive
 from femtomp.lanes.reader import Lane
 from femtomp.lanes.scan import scan
 from femtomp.lanes.space import read_unkept
-from femtomp.lanes.spool import ENGINE_STARTS
+from femtomp.lanes.spool import ENGINE_STARTS, FLUSH
 from femtomp.supervisor.totals import read_totals
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def wait_delivered(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     goals = {lane.epoch: lane.end for lane in open_lanes(spool)}
+    _hurry(spool)
     wait_s = _POLL_FIRST_S
     while True:
         spool.refresh()
@@ -265,6 +266,14 @@ def wait_delivered(
             tend()
         time.sleep(wait_s)
         wait_s = min(_POLL_MAX_S, wait_s * 2)
+
+
+def _hurry(spool: Spool) -> None:
+    """Have the sinks gather no more records for a batch; they may do so anyway."""
+    try:
+        spool.set_control(FLUSH, (spool.control()[FLUSH] + 1) % (1 << 64))
+    except OSError:
+        pass  # another user's, or gone: what is there is delivered a little later
 
 
 def _reached(spool: Spool, epoch: str, end: End, sinks: Sequence[str]) -> bool:

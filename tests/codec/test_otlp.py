@@ -249,6 +249,48 @@ def test_mended_record_holds_nothing_twice() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"body": "\udc80"},
+        {"logger": "\udc80"},
+        {"severity_text": "\udc80"},
+        {"event_name": "\udc80"},
+        {"more": "\udc80"},
+        {"more": ["\udc80", {"\udc80": 1}]},
+        {"more": 1 << 64},
+        {"more": -(1 << 70)},
+        {"more": 1 << 20_000},
+        {"more": object()},
+    ],
+    ids=lambda changes: ascii(next(iter(changes))),
+)
+def test_unfit_value_changes_no_float(changes) -> None:
+    """NaN and infinities stay numbers, whatever else of the record is mended."""
+    nan, inf = float("nan"), float("inf")
+    given = {"nan": nan, "inf": inf, "in": [inf, -inf, {"deep": nan}], "big": 1e308}
+    if "more" in changes:
+        given["more"] = changes["more"]
+        changes = {}
+    changes.setdefault("body", {"nan": nan})
+    (only,) = decoded(encode([make(attributes=given, **changes)]))
+    found = attributes(only[2].attributes)
+    assert str(found["nan"]) == "nan"
+    assert (found["inf"], found["big"]) == (inf, 1e308)
+    assert str(found["in"]) == "[inf, -inf, {'deep': nan}]"
+    if type(changes["body"]) is dict:
+        assert str(any_value(only[2].body)) == "{'nan': nan}"
+
+
+def test_unfit_attribute_of_a_resource_or_scope_changes_no_float() -> None:
+    """Nor does what is mended for many records."""
+    unfit = {"nan": float("nan"), "s": "\udc80"}
+    record = make(scope=Scope("lib", attributes=unfit), resource=Resource(unfit))
+    (worker,) = encode([record]).resource_logs
+    for held in (worker.resource.attributes, worker.scope_logs[0].scope.attributes):
+        assert str(attributes(held)) == "{'nan': nan, 's': '\\\\udc80'}"
+
+
 def test_logger_that_is_called_like_a_scope_is_not_in_it() -> None:
     """Whatever a logger's name is, its records have that."""
     scope = Scope("lib", "1.2")

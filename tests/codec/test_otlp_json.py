@@ -159,3 +159,19 @@ def test_any_record_reads_back_as_the_sinks_message(record) -> None:
 def test_any_record_is_one_line(record) -> None:
     """No reader takes one line for two, whatever the record's id."""
     one_line(otlp_json_line(record))
+
+
+@pytest.mark.parametrize("unfit", ["\udc80", 1 << 64], ids=ascii)
+def test_unfit_value_changes_no_float(unfit) -> None:
+    """NaN and infinities stay numbers, whatever else of the record is mended."""
+    nan, inf = float("nan"), float("inf")
+    given = {"unfit": unfit, "nan": nan, "in": [inf, {"deep": -inf}]}
+    record = make(attributes=given, scope=Scope("lib", attributes=given))
+    scope = read(otlp_json_line(record)).resource_logs[0].scope_logs[0]
+    for held in (scope.log_records[0].attributes, scope.scope.attributes):
+        found = {pair.key: pair.value for pair in held}
+        assert str(found["nan"].double_value) == "nan"
+        assert found["nan"].WhichOneof("value") == "double_value"
+        one, two = found["in"].array_value.values
+        assert one.double_value == inf
+        assert two.kvlist_value.values[0].value.double_value == -inf

@@ -543,3 +543,26 @@ def test_without_opentelemetry_only_its_sink_is_refused(tmp_path) -> None:
     expected = 'OTLPSink needs opentelemetry-exporter-otlp: pip install "femtomp[otel]"'
     assert said.strip() == expected
     assert [record["body"] for record in lines(path)] == ["kept"]
+
+
+@pytest.mark.parametrize("value", ["true", "TRUE", " True "])
+def test_disabled_sdk_keeps_no_record(records, monkeypatch, value) -> None:
+    """OTEL_SDK_DISABLED=true makes a provider that does nothing; logging goes on."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", value)
+    logger = LoggerProvider(severity_number=0).get_logger("shop", "1")
+    assert isinstance(logger, Logger)
+    assert not logger.enabled(severity_number=api.SeverityNumber.FATAL)
+    logger.emit(body="otel", severity_text="INFO")
+    logger.emit(api.LogRecord(body="whole"))
+    logging.getLogger("shop.disabled").warning("logging")
+    assert [record.body for record in records] == ["logging"]
+
+
+def test_disabled_sdk_needs_no_server(monkeypatch) -> None:
+    """Nor is a provider that does nothing an error where there is none."""
+    monkeypatch.delenv("FEMTOMP_SPOOL", raising=False)
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    LoggerProvider().get_logger("shop").emit(body="nobody")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "1")
+    with pytest.raises(femtomp.NoServerError):
+        LoggerProvider()

@@ -77,12 +77,14 @@ def test_rotel_decodes_every_record(deliver, protocol) -> None:
 
 
 def test_few_records_are_gathered_for_one_request() -> None:
-    """The first is sent at once, those behind it together; an end waits for nothing."""
+    """The first is sent at once, those behind it together; neither a flush nor an end
+    waits for more.
+    """
     require("otlp")
     from tests.real.otlp import Receiver
 
     with Receiver() as receiver:
-        sink = OTLPSink(receiver.http_endpoint, flush_interval_s=2)
+        sink = OTLPSink(receiver.http_endpoint, flush_interval_s=5)
         with femtomp.start_server(sink) as server, Attached() as log:
             log.info("first")
             until(lambda: len(receiver.requests) == 1, "the first", timeout=1.5)
@@ -90,11 +92,31 @@ def test_few_records_are_gathered_for_one_request() -> None:
             for number in range(20):
                 log.info("%d", number)
                 until(lambda: server.stats().sinks["otlp"].pending > number, "there")  # noqa: B023
+            assert len(receiver.requests) == 1
             assert server.flush(5)
             assert len(receiver.requests) == 2
-            assert 1 < time.monotonic() - begin < 4
+            assert time.monotonic() - begin < 4
+            log.info("third")
+            until(lambda: len(receiver.requests) == 3, "the third", timeout=1.5)
             log.info("last")
             begin = time.monotonic()
             assert server.stop(5).drained
-            assert time.monotonic() - begin < 1.5
-        assert len(receiver.requests) == 3
+            assert time.monotonic() - begin < 3
+        assert len(receiver.requests) == 4
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_disabled_sdk_sends_all_the_same(monkeypatch, protocol) -> None:
+    """OTEL_SDK_DISABLED=true is not said of a sink that was asked for."""
+    require("otlp")
+    from tests.real.otlp import Receiver, any_value
+
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    with Receiver() as receiver:
+        grpc, http = receiver.grpc_endpoint, receiver.http_endpoint
+        sink = OTLPSink(grpc if protocol == "grpc" else http, protocol=protocol)
+        with femtomp.start_server(sink) as server, Attached() as log:
+            log.info("all the same")
+            assert server.flush(10)
+        bodies = [any_value(record.body) for _, _, record in receiver.records()]
+    assert "all the same" in bodies

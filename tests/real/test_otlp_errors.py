@@ -8,6 +8,7 @@ and what was delivered is what the receiver took.
 from __future__ import annotations
 
 import email.utils
+import gzip
 import socket
 import ssl
 import struct
@@ -226,13 +227,25 @@ def test_slow_reader(receiver) -> None:
     arrived(receiver)
 
 
-def test_reply_that_drips(receiver) -> None:
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-Y: z\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 9999\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ],
+    ids=["status", "headers", "header", "continue", "body", "chunks"],
+)
+def test_reply_that_drips(receiver, head, drop) -> None:
     """A reply that comes byte by byte ends with the request's time, not its own."""
 
     def drip(connection, _):
-        connection.sendall(b"HTTP/1.1 503 No\r\nContent-Length: 9999\r\n\r\n")
+        connection.sendall(head)
         while not receiver._is_closing.is_set():
-            connection.sendall(b"x")
+            connection.sendall(drop)
             receiver.wait(0.1)
 
     receiver.faults = [drip]
@@ -343,21 +356,53 @@ def test_keep_alive_that_ended(receiver, way) -> None:
     ("headers", "content"),
     [
         (b"Content-Type: text/html\r\n", b"<html>It works!</html>"),
-        (b"Content-Type: application/x-protobuf\r\n", b"\xff\xfe garbage"),
+        (b"Content-Type: text/html\r\n", b""),
+        (b"Content-Type: text/plain\r\n", b"ok"),
+        (b"Content-Type: application/json\r\n", b'{"status": "ok"}'),
+        (PROTOBUF, b"\xff\xfe garbage"),
         (b"Content-Encoding: gzip\r\n", b"no gzip at all"),
         (b"Content-Type: text/html\r\n", b"x" * 1_000_000),
     ],
-    ids=["html", "protobuf", "gzip", "endless"],
+    ids=["html", "empty-html", "text", "json", "protobuf", "gzip", "endless"],
 )
 def test_200_with_garbage(receiver, headers, content, capfd) -> None:
-    """A success is one whatever comes with it; that it is no OTLP is said."""
+    """A success that is no OTLP delivers nothing: the records wait for a collector."""
+
+    def portal(connection, _request):
+        connection.sendall(reply(200, headers, content))
+
+    receiver.faults = [portal]
+    with Row(receiver.endpoint) as row:
+        row.log()
+        row.drained()
+        row.conserved(delivered=COUNT)
+        said = "cut off" if len(content) > 100_000 else "is no OTLP"
+        until(lambda: said in capfd.readouterr().err, "said")
+    arrived(receiver)
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"),
+    [
+        (b"", b""),
+        (PROTOBUF, b""),
+        (b"Content-Type: text/plain\r\n", b""),
+        (b"Content-Type: application/json; charset=utf-8\r\n", b"{}"),
+        (b"Content-Type: application/json\r\n", b'{"partialSuccess": {}}'),
+        (
+            b"Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
+            gzip.compress(b"{}"),
+        ),
+    ],
+    ids=["nothing", "protobuf", "empty", "json", "partial", "gzip"],
+)
+def test_200_of_a_collector(receiver, headers, content) -> None:
+    """Nothing at all, and OTLP in JSON, are what a collector may say."""
     receiver.faults = [says(200, headers, content)]
     with Row(receiver.endpoint) as row:
         row.log()
         row.drained()
         row.conserved(delivered=COUNT)
-        if b"gzip" not in headers:
-            until(lambda: "is no OTLP" in capfd.readouterr().err, "said")
     arrived(receiver)
 
 
@@ -375,16 +420,66 @@ def test_redirect_that_drips(receiver) -> None:
     with Row(receiver.endpoint, timeout_s=0.5) as row:
         row.log(["one"])
         row.drained(10)
-        row.conserved(refused=1)
+        row.conserved(delivered=1)
 
 
-def test_redirects_are_not_followed(receiver) -> None:
-    """Records go where they were meant to go, and nowhere else."""
+def test_redirects_are_not_followed(receiver, capfd) -> None:
+    """Records go where they were meant to go, wait meanwhile, and it is said."""
     receiver.faults = [says(301, b"Location: http://127.0.0.1:9/\r\n")]
     with Row(receiver.endpoint) as row:
         row.log(["one"])
         row.drained()
-        row.conserved(refused=1)
+        row.conserved(delivered=1)
+        words = "redirects to http://127.0.0.1:9/, which is not followed"
+        until(lambda: words in capfd.readouterr().err, "said")
+    assert receiver.bodies() == ["one"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_misconfiguration_loses_nothing(receiver, status, capfd) -> None:
+    """A wrong token or path holds the records back until it is mended."""
+    receiver.faults = [says(status, b"", b"who are you?")] * 2
+    with Row(receiver.endpoint) as row:
+        row.log()
+        row.drained()
+        row.conserved(delivered=COUNT)
+        said = f"cannot take records now: HTTP {status} who are you?"
+        until(lambda: said in capfd.readouterr().err, "said")
+    arrived(receiver)
+
+
+def test_500_for_everything_loses_nothing(receiver) -> None:
+    """A collector that fails whatever it is sent is waited for."""
+    receiver.faults = [says(500)] * 40
+    with Row(receiver.endpoint) as row:
+        row.log()
+        row.drained()
+        row.conserved(delivered=COUNT)
+    # It recovers in the midst of a batch: what it failed with comes behind the rest.
+    assert sorted(receiver.bodies()) == sorted(EXPECTED)
+
+
+def test_500_for_one_record_lets_the_others_pass(receiver) -> None:
+    """They arrive once each, those too that are logged later; it is tried again."""
+    verdicts = []
+
+    def judge(request):
+        if holds(request, BAD) and len(verdicts) < 12:
+            verdicts.append(len(decoded(request)))
+            return reply(500)
+        return None
+
+    receiver.judge = judge
+    with Row(receiver.endpoint) as row:
+        row.log()
+        others = [body for body in EXPECTED if body != BAD]
+        until(lambda: receiver.bodies() == others, "the others", 10)
+        row.log(["later"])
+        until(lambda: receiver.bodies() == [*others, "later"], "the later one", 10)
+        row.drained()
+        row.conserved(delivered=COUNT + 1)
+    assert sorted(receiver.bodies()) == sorted([*EXPECTED, "later"])
+    assert verdicts[-1] == 1
 
 
 def test_client_certificate(tmp_path) -> None:
