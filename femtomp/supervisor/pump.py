@@ -141,6 +141,8 @@ class Pump(threading.Thread):
         self._reopen_asked = self._reopen_done = 0
         self._can_reopen = False
         self._idle_since: float | None = None
+        self.called_at: float | None = None
+        """When the driver was called, if it has not returned."""
         self._driver: Driver | None = None
         self._blame: Final = Blame(self._attempt, self._event)
 
@@ -411,12 +413,16 @@ class Pump(threading.Thread):
 
         SystemExit ends this process no more than another exception does.
         """
+        redacted = self._redact(records)
+        self.called_at = time.monotonic()
         try:
-            return outcome_of(driver.write(self._redact(records)), len(records))
+            return outcome_of(driver.write(redacted), len(records))
         except AnswerError as exc:
             return Failed(str(exc), is_answer=True)
         except BaseException as exc:
             return Failed(problem_of(exc))
+        finally:
+            self.called_at = None
 
     def _event(self, problem: str) -> Record | None:
         """Make the record by which a destination that failed is tried."""
