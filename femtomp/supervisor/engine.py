@@ -333,8 +333,8 @@ class Engine:
         self._reopening = None
 
     def _flush_if_asked(self) -> None:
-        """Hurry the pumps that wait for something, if somebody waits for records."""
-        if not any(pump.is_gathering or pump.is_stalled for pump in self._pumps):
+        """Hurry the pumps that wait, if somebody waits for their records."""
+        if not any(pump.is_waiting for pump in self._pumps):
             return
         asked = self._spool.control()[FLUSH]
         if asked != self._flushed:

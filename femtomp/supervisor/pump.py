@@ -130,8 +130,8 @@ class Pump(threading.Thread):
         self._finished = False
         self._hurried = threading.Event()
         self._is_ending = False
-        self.is_gathering = False
-        """Whether it waits for a batch to grow."""
+        self.is_waiting = False
+        """Whether it waits for a batch to grow, or for its destination."""
         # Ends one wait for a destination before its time.
         self._try_now = threading.Event()
         self._news = news
@@ -144,6 +144,8 @@ class Pump(threading.Thread):
         # Of a destination that may go away for good: whether it has, was said.
         self._may_end = self._has_ended = False
         self._idle_since: float | None = None
+        self.called_at: float | None = None
+        """When the driver was called, if it has not returned."""
         self._driver: Driver | None = None
         self._blame: Final = Blame(self._attempt, self._event)
 
@@ -196,8 +198,7 @@ class Pump(threading.Thread):
         A destination that is waited for is tried once more at once.
         """
         self._is_ending = True
-        self._hurried.set()
-        self._try_now.set()
+        self.flush()
 
     def flush(self) -> None:
         """Wait no more for batches to grow until all that is there was written.
@@ -250,11 +251,11 @@ class Pump(threading.Thread):
 
     def _gather(self, until: float) -> None:
         """Wait for a batch to grow; no longer than until there is enough for one."""
-        self.is_gathering = True
+        self.is_waiting = True
         while (left := until - time.monotonic()) > 0 and not self._has_a_batch():
             if self._hurried.wait(min(left, _GATHER_LOOK_S)):
                 break
-        self.is_gathering = False
+        self.is_waiting = False
 
     def _is_cut(self, batch: Batch) -> bool:
         """Return whether more was there than came into a batch: a segment ended."""
@@ -423,12 +424,16 @@ class Pump(threading.Thread):
 
         SystemExit ends this process no more than another exception does.
         """
+        redacted = self._redact(records)
+        self.called_at = time.monotonic()
         try:
-            return outcome_of(driver.write(self._redact(records)), len(records))
+            return outcome_of(driver.write(redacted), len(records))
         except AnswerError as exc:
             return Failed(str(exc), is_answer=True)
         except BaseException as exc:
             return Failed(problem_of(exc))
+        finally:
+            self.called_at = None
 
     def _event(self, problem: str) -> Record | None:
         """Make the record by which a destination that failed is tried."""
@@ -488,9 +493,11 @@ class Pump(threading.Thread):
         delay_s = min(max(outcome.delay_s, least), _MOST_DELAY_S)
         if delay_s > 0:
             self.flow.retries += 1
+            self.is_waiting = True
             if self._try_now.wait(delay_s):
                 self._try_now.clear()
                 self._blame.hasten()
+            self.is_waiting = False
 
     def _commit(self, batch: Batch, done: Done, before: Done | None) -> None:
         for epoch, steps in progress(batch, done, before).items():

@@ -52,7 +52,7 @@ class Reminders:
         self._look_at = now + _LOOK_S
         for pump in pumps:
             outage = pump.outage
-            if outage.is_due(now, INTERVAL_S):
+            if _begins_to_hang(pump, now) or outage.is_due(now, INTERVAL_S):
                 count = _pending(pump.sink, members.values())
                 since = time.strftime(_WHEN, time.localtime(outage.since_s))
                 note(
@@ -85,6 +85,18 @@ class Reminders:
             f"{f' ({cause})' if cause else ''}; {sum(counts.values())} in all",
         )
         self._lost[sink] = _Lost(counts, said_at=now)
+
+
+def _begins_to_hang(pump: Pump, now: float) -> bool:
+    """Call a sink down whose driver does not come back; True if that is new."""
+    called_at = pump.called_at
+    if called_at is None or now - called_at < INTERVAL_S:
+        return False
+    is_new = pump.outage.begin("its write() has not returned", now)
+    if pump.called_at != called_at:
+        pump.outage.end(now)  # it has, in this very moment
+        return False
+    return is_new
 
 
 def _pending(sink: str, members: Iterable[Member]) -> int:

@@ -131,6 +131,25 @@ def test_a_wrong_answer_is_said_and_keeps_the_records(
     assert "it may answer None or Delivered()" in said
 
 
+def test_flush_has_a_sink_tried_that_wants_to_be_asked_much_later(
+    tmp_path, good, table
+):
+    """However long it wanted to wait, it is tried once more when somebody waits."""
+    answer = tmp_path / "table.txt.answer"
+    answer.write_text("RetryAfter(1000.0)")
+    calls = tmp_path / "table.txt.calls"
+    with femtomp.start_server(sink("Answers", table), spool_parent=tmp_path) as server:
+        with Attached() as log:
+            log.info("kept")
+        until(calls.exists, "it was asked once")
+        assert not server.flush(1)
+        until(lambda: len(calls.read_text()) == 2, "the flush had it asked again")
+        answer.unlink()
+        assert server.flush(20)
+        assert "kept" in table.read_text()
+        assert server.stats().sinks["own"].refused == 0
+
+
 def test_system_exit_of_a_users_code_ends_nothing(tmp_path, good):
     """Out of a filter it keeps the record, out of a handler it is that record's fault."""
     sinks = [

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from femtomp.sinks import Delivered
+from femtomp.sinks import Delivered, RetryAfter  # noqa: F401 - for `eval`
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

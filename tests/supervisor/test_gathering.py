@@ -30,7 +30,7 @@ def gathering(pool):
     pool.log(worker, "first")
     pool.look()
     running.pump.wake.set()
-    wait_until(lambda: running.pump.is_gathering)
+    wait_until(lambda: running.pump.is_waiting)
     assert bodies(running.sink) == ["first"]
     return running, worker
 
@@ -41,18 +41,18 @@ def test_few_records_wait_until_somebody_waits_for_them(pool) -> None:
     with running:
         pool.log(worker, "second")
         pool.look()
-        assert running.pump.is_gathering
+        assert running.pump.is_waiting
         running.pump.flush()
         wait_until(lambda: bodies(running.sink) == ["first", "second"])
         wait_until(lambda: not running.pump._hurried.is_set())
         pool.log(worker, "third")
         pool.look()
         running.pump.wake.set()
-        wait_until(lambda: running.pump.is_gathering)
+        wait_until(lambda: running.pump.is_waiting)
         pool.log(worker, "fourth")
         pool.look()
         assert bodies(running.sink) == ["first", "second", "third"]
-        assert running.pump.is_gathering
+        assert running.pump.is_waiting
 
 
 def test_enough_for_a_batch_is_not_waited_with(pool) -> None:

@@ -27,11 +27,16 @@ class Watched:
         self.losses = types.SimpleNamespace(
             causes={}, of_sink=lambda _: dict(self.counts)
         )
+        self.called_at: float | None = None
         self.reminders = Reminders()
 
     def look(self, after_s: float = 2.0) -> None:
         self.clock.advance(after_s)
-        pumps = [types.SimpleNamespace(sink="sink", outage=self.outage)]
+        pumps = [
+            types.SimpleNamespace(
+                sink="sink", outage=self.outage, called_at=self.called_at
+            )
+        ]
         self.reminders.look(pumps, self.losses, self.pool.members)
 
 
@@ -77,6 +82,20 @@ def test_what_is_down_is_said_each_minute(watched, said) -> None:
     watched.look(INTERVAL_S)
     assert len(said) == 2
     watched.outage.end(watched.clock.monotonic())
+    watched.look(INTERVAL_S)
+    assert len(said) == 2
+
+
+def test_a_driver_that_does_not_return_is_down(watched, said) -> None:
+    """It is said after a minute, and then each minute, though its pump cannot."""
+    watched.called_at = watched.clock.monotonic()
+    watched.look(INTERVAL_S / 2)
+    assert not watched.outage.is_on
+    watched.look(INTERVAL_S / 2)
+    assert watched.outage.is_on
+    assert len(said) == 1
+    assert "its write() has not returned" in said[0]
+    watched.look()
     watched.look(INTERVAL_S)
     assert len(said) == 2
 
