@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import subprocess
 import sys
@@ -144,6 +145,8 @@ def _built(tmp_path_factory):
     place = tmp_path_factory.mktemp("frozen")
     (place / "shop.py").write_text(SHOP)
     (place / "shop.spec").write_text(SPEC)
+    # It takes minutes on a busy machine, and has a limit of its own.
+    faulthandler.cancel_dump_traceback_later()
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--clean"]
     environ = {**os.environ, "PYINSTALLER_CONFIG_DIR": str(place / "cache")}
     done = subprocess.run(
