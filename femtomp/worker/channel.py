@@ -313,8 +313,8 @@ class Channel:
             self._inherited = [*self._lane.descriptors(), *self._spool.descriptors()]
         self._spool = None
         self._lose_lane()
-        self._lost = []
         self._opening = threading.RLock()
+        self._lost = []
         self._depth = 0
         self._is_full = False
         self._retry_at = 0.0
