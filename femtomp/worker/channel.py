@@ -337,8 +337,8 @@ class Channel(Taken):
                 self._close_inherited()
         self._spool = None
         self._lose_lane()
-        self._lost = []
         self._opening = RLock()
+        self._lost = []
         self._depth = 0
         self._is_full = False
         self._retry_at = 0.0
