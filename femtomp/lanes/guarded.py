@@ -9,7 +9,7 @@ else truncated is given up, and the next record goes to another lane.
 Besides, this process may become another user (gunicorn's workers log, and then drop
 root's privileges). Each append asks for the effective uid, 0.1 us, and where it is
 another one, or root's again, closes the lane and says so in it: no descriptor of root's
-lane stays. Forked children close theirs at once.
+lane stays. Forked children close theirs at once (docs/adr/0021).
 """
 
 from __future__ import annotations

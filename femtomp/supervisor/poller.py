@@ -108,6 +108,8 @@ class Poller:
         self._wake = wake
         self._needs_cursors = needs_cursors
         self._bad: set[str] = set()
+        # Lanes of which it was said that a file is left alone.
+        self._said: set[str] = set()
         self._capacity: Final = _capacity()
         # Lanes that were found and could not be opened yet, by why.
         self._waiting: Counter[int] = Counter()
@@ -239,8 +241,10 @@ class Poller:
                     self._free_segments(member, pull)
             except (OSError, CodecError) as exc:
                 note(f"tend:{epoch}", f"lane {epoch} cannot be looked after: {exc}")
-            if member.lane.refused:
+            if member.lane.refused and epoch not in self._said:
+                self._said.add(epoch)
                 note(f"lane:{epoch}", f"a file is left alone: {member.lane.refused}")
+        self._said &= self.members.keys()
         for directory in self._spool.directories:
             sweep(directory)
 

@@ -96,6 +96,21 @@ def test_no_record_is_lost_by_dropping_privileges(
     assert not list(parent.iterdir())
 
 
+def ask(server) -> None:
+    become_nobody()
+    assert not server.flush(60)
+    with pytest.raises(femtomp.SpoolError, match="for root to read"):
+        server.stats()
+
+
+def test_what_became_of_records_is_roots_to_know(parent, tmp_path) -> None:
+    """A worker of another user that asks is answered at once that it may not know."""
+    with femtomp.start_server(
+        femtomp.FileSink(tmp_path / "a"), spool_parent=parent, worker_uid=NOBODY
+    ) as server:
+        assert os.waitpid(fork(ask, server), 0)[1] == 0
+
+
 def log_without_permission() -> None:
     become_nobody()
     log_numbers("nobody", 0, 3)
