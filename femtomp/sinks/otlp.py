@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from femtomp.codec.otlp import encode_request
 from femtomp.config import PROTOCOLS
 from femtomp.errors import ConfigError, MissingExtraError
+from femtomp.record import Record
 from femtomp.sinks.otlp_answer import Answer
 from femtomp.sinks.otlp_settings import settings_of
 from femtomp.sinks.otlp_suspects import Piece, Suspects
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from femtomp.config import OTLPSink
-    from femtomp.record import Record
     from femtomp.sinks import Driver, Outcome
     from femtomp.sinks.otlp_settings import Signal
 
@@ -49,9 +49,10 @@ JITTER: Final = 0.2
 # the jitter once a minute.
 MAX_MISCONFIGURED_DELAY_S: Final = 50.0
 # Single records that fail one after the other: then it is the collector.
-MAX_IN_A_ROW: Final = 8
+MAX_IN_A_ROW: Final = 5
 
 _TOO_LARGE: Final = Answer("too large", "above the limit of a request")
+_TRIED: Final = "the collector is tried with this record, it failed"
 _SPLIT: Final = ("too large", "exhausted", "failed")
 _PACKAGES: Final = {
     "http/protobuf": ("opentelemetry.proto.logs", "google.rpc"),
@@ -221,9 +222,12 @@ class OTLPDriver:
         """Send a batch, in as many requests as its size asks for."""
         suspects = self._suspects
         stopped = self._send_all(batch, suspects.begin(batch, self._monotonic()))
+        if stopped is None and suspects.need_a_pass(self._monotonic()):
+            stopped = self._try_another(batch)
         if stopped is None:
             stopped = self._send_all(batch, suspects.again())
-        suspects.judge(self._monotonic())
+        if stopped is None:
+            suspects.judge(self._monotonic())
         self.wants_more = stopped is None and suspects.only_suspects_are_left
         reason = suspects.reason() if stopped is None else stopped.reason
         pause_s = suspects.pause_s(self._monotonic()) if stopped is None else None
@@ -251,11 +255,40 @@ class OTLPDriver:
             elif answer.kind in ("exhausted", "failed"):
                 self._suspects.suspect(piece, answer, now)
                 in_a_row = 0 if self._suspects.others_pass else in_a_row + 1
-                if in_a_row >= MAX_IN_A_ROW and rest:
-                    return answer
+                if in_a_row == MAX_IN_A_ROW and rest:
+                    # Or there are as many bad ones side by side.
+                    stopped = self._try_another(batch)
+                    if stopped is not None:
+                        return stopped
             else:
-                self._suspects.settle(piece, answer)
+                self._suspects.settle(piece, answer, now)
                 self._failures = in_a_row = 0
+        return None
+
+    def _try_another(self, batch: Sequence[Record]) -> Answer | None:
+        """Send a record of femtomp's own: return why it was not taken, if it was not.
+
+        A collector that takes it works, and fails with the others for what they are.
+        """
+        now = self._clock_ns()
+        reason = self._suspects.reason()
+        tried = Record(
+            timestamp=now,
+            severity_number=17,
+            severity_text="ERROR",
+            logger="femtomp",
+            body=f"{_TRIED} with another: {reason}",
+            attributes={},
+            resource=batch[0].resource,
+            uid=f"{os.urandom(12).hex()}-tried-0",
+            event_name="femtomp.sink.tried",
+        )
+        answer = self._send([tried])
+        if answer.kind != "accepted":
+            self._suspects.failed(self._monotonic())
+            return answer
+        self._suspects.passed(self._monotonic())
+        self._failures = 0
         return None
 
     def _send(self, chunk: Sequence[Record]) -> Answer:

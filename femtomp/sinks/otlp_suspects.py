@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 # A record that fails is tried so often, and so long, before it is refused.
 MAX_TRIES: Final = 10
 PATIENCE_S: Final = 180.0
+# So lately the collector must have taken something when a record is refused.
+LATELY_S: Final = 60.0
 # One that seems to exhaust the collector: once more behind a request that it took.
-_TRIES_EXHAUSTED: Final = 2
+_TRIES_EXHAUSTED: Final = 1
 _FIRST_PAUSE_S: Final = 1.0
 _MAX_PAUSE_S: Final = 30.0
 # Of records that are known. Batches come of whatever lanes have something, so one
@@ -59,16 +61,26 @@ class Since(NamedTuple):
 
 
 class _Suspect:
+    """A record that failed alone; its tries count from when another has passed."""
+
     def __init__(self, since: Since) -> None:
         self.since = since
+        self.failures = 0
         self.tries = 0
+        self.begun = 0.0
         self.due = 0.0
         self.answer: Answer | None = None
 
-    def failed(self, answer: Answer, now: float) -> None:
+    def failed(self, answer: Answer, now: float, passes: int) -> None:
         self.answer = answer
-        self.due = now + min(_FIRST_PAUSE_S * 2.0**self.tries, _MAX_PAUSE_S)
-        self.tries += 1
+        self.due = now + min(_FIRST_PAUSE_S * 2.0**self.failures, _MAX_PAUSE_S)
+        self.failures = min(self.failures + 1, 10)
+        if passes > self.since.passes:
+            self.begun = self.begun or now
+            self.tries += 1
+
+    def restart(self, since: Since) -> None:
+        self.since, self.tries, self.begun = since, 0, 0.0
 
     @property
     def is_exhausting(self) -> bool:
@@ -78,7 +90,7 @@ class _Suspect:
         """Return whether it has failed often and long enough, where others pass."""
         if self.is_exhausting:
             return self.tries >= _TRIES_EXHAUSTED
-        return self.tries >= MAX_TRIES and now - self.since.time >= PATIENCE_S
+        return self.tries >= MAX_TRIES and now - self.begun >= PATIENCE_S
 
 
 class Suspects:
@@ -89,6 +101,7 @@ class Suspects:
         # Done with, behind a suspect: the reason why it was refused, "" for delivered.
         self._done: dict[str, str] = {}
         self._passes = 0
+        self._passed_at = 0.0
         self._batch: Sequence[Record] = ()
         self._verdicts: list[str | None] = []
 
@@ -130,7 +143,30 @@ class Suspects:
         """Return what a request that fails now is marked with."""
         return Since(now, self._passes)
 
-    def settle(self, piece: Piece, answer: Answer) -> None:
+    def passed(self, now: float) -> None:
+        """Note that the collector has taken a request."""
+        self._passes += 1
+        self._passed_at = now
+
+    def failed(self, now: float) -> None:
+        """Note that the collector does not work: no record's tries count so far."""
+        for suspect in self._suspects.values():
+            suspect.restart(self.failing(now))
+
+    def need_a_pass(self, now: float) -> bool:
+        """Return whether there is nothing to tell a suspect's fault by.
+
+        The last one that was found must be followed by a pass; and there must have been
+        one lately where a suspect is to be refused now.
+        """
+        present = list(self._present())
+        if not present or any(s.is_exhausting for s in present):
+            return False
+        is_old = now - self._passed_at > LATELY_S
+        is_due = is_old and any(s.is_guilty(now) for s in present)
+        return is_due or not self.others_pass
+
+    def settle(self, piece: Piece, answer: Answer, now: float) -> None:
         """Note that the records of a piece will not come again."""
         size = piece.end - piece.begin
         is_taken = answer.kind == "accepted"
@@ -138,7 +174,8 @@ class Suspects:
         # Which of them the collector rejected it does not say.
         verdicts = [answer.reason] * lost + [""] * (size - lost)
         self._verdicts[piece.begin : piece.end] = verdicts
-        self._passes += is_taken
+        if is_taken:
+            self.passed(now)
         for record in self._batch[piece.begin : piece.end] if self._suspects else ():
             self._suspects.pop(record.uid, None)
 
@@ -147,7 +184,7 @@ class Suspects:
         uid = self._batch[piece.begin].uid
         if uid not in self._suspects:
             self._suspects[uid] = _Suspect(piece.since or self.failing(now))
-        self._suspects[uid].failed(answer, now)
+        self._suspects[uid].failed(answer, now, self._passes)
 
     def again(self) -> list[Piece]:
         """Return the records that are to be tried once more, in this batch."""
