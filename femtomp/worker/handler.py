@@ -116,14 +116,14 @@ class WorkerHandler(logging.Handler):
             if isinstance(passed, logging.LogRecord):  # Python 3.12: a replacement
                 record = passed
         way = self._channel
-        lost = False
         try:
             try:
+                made = record.relativeCreated
                 is_usual = (
                     way is not None
                     and mark[0]
                     and way.fresh_from <= record.created < way.fresh_until
-                    and record.relativeCreated is not way.last
+                    and made is not way.last
                     and way.seen is None
                 )
             except Exception as exc:
@@ -133,17 +133,15 @@ class WorkerHandler(logging.Handler):
             if is_usual:
                 # The hot path: `emit`, when nothing is due besides.
                 way.append(from_log_record(record, way.pid, way.limits))  # type: ignore[union-attr]
-                way.last = record.relativeCreated  # type: ignore[union-attr]
+                way.last = made  # type: ignore[union-attr]
                 return True
             if self.way.has(record, sys._getframe()):  # noqa: SLF001
                 return True
         except LaneLostError:
-            lost = True
+            self._emit(record, again=True)
         except Exception as exc:
             self._give_up(record, exc)
             return True
-        if lost:
-            self._emit(record, again=True)
         else:
             self.emit(record)
         self.way.take(record)
