@@ -3,8 +3,9 @@
 `python -m benchmarks.otlp_latency OTHER_TREE` compares this tree with another checkout
 (`git worktree add --detach OTHER_TREE COMMIT`): pairs of rounds, in turn. A round forks
 one worker that logs as fast as it can, waits for its end and calls `Server.flush`; the
-figure is the time from the first log call until the last record is at the receiver, in
-a process of its own that decodes nothing meanwhile.
+figures are the times from the first log call (`arrived_s`, which has the worker's own
+time in it) and from the worker's end (`behind_s`) until the last record is at the
+receiver, in a process of its own that decodes nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -124,10 +125,10 @@ def main() -> int:
         print(tree, " ".join(f"{k}={v:.3f}" for k, v in medians.items()))
     if given.other:
         ours, theirs = (found[tree] for tree in trees)
-        sooner = [
-            b["arrived_s"] - a["arrived_s"] for a, b in zip(ours, theirs, strict=True)
-        ]
-        print(f"sooner by {statistics.median(sooner):.3f} s ({given.rounds} pairs)")
+        for name in ("arrived_s", "behind_s"):
+            pairs = zip(ours, theirs, strict=True)
+            sooner = statistics.median(b[name] - a[name] for a, b in pairs)
+            print(f"{name}: sooner by {sooner:.3f} s ({given.rounds} pairs)")
     return 0
 
 
