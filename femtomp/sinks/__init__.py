@@ -41,6 +41,12 @@ class RetryAfter(NamedTuple):
     refused: Mapping[str, int] = {}
 
 
+class Asked(RetryAfter):
+    """The destination itself named the delay: a flush does not cut it short."""
+
+    __slots__ = ()
+
+
 class Paced(RetryAfter):
     """The driver itself takes no more for now; its destination is well."""
 

@@ -25,6 +25,7 @@ from femtomp.codec.otlp import encode_request
 from femtomp.config import PROTOCOLS
 from femtomp.errors import ConfigError, MissingExtraError
 from femtomp.record import Record
+from femtomp.sinks import Asked, RetryAfter
 from femtomp.sinks.otlp_answer import Answer
 from femtomp.sinks.otlp_settings import settings_of
 from femtomp.sinks.otlp_suspects import Piece, Suspects
@@ -235,7 +236,11 @@ class OTLPDriver:
             answer = stopped or Answer("failed", reason)
             is_left = stopped is not None or self.wants_more
             pause_s = self._delay_s(answer) if is_left else 0.0
-        return suspects.outcome(pause_s, reason)
+        outcome = suspects.outcome(pause_s, reason)
+        is_asked = stopped is not None and stopped.delay_s is not None
+        if is_asked and isinstance(outcome, RetryAfter):
+            return Asked(*outcome)
+        return outcome
 
     def _send_all(self, batch: Sequence[Record], rest: list[Piece]) -> Answer | None:
         """Send pieces, from the last on; return what stopped it before the end."""

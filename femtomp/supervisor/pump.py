@@ -24,6 +24,7 @@ from femtomp.lanes.cursor import Cursor
 from femtomp.lanes.segment import SIDE
 from femtomp.record import Resource
 from femtomp.sinks import (
+    Asked,
     Compares,
     Delivered,
     Driver,
@@ -134,6 +135,7 @@ class Pump(threading.Thread):
         """Whether it waits for a batch to grow, or for its destination."""
         # Ends one wait for a destination before its time.
         self._try_now = threading.Event()
+        self._ending = threading.Event()
         self._news = news
         self.outage: Final = Outage(name, news)
         self.flow: Final = Flow()
@@ -198,6 +200,7 @@ class Pump(threading.Thread):
         A destination that is waited for is tried once more at once.
         """
         self._is_ending = True
+        self._ending.set()
         self.flush()
 
     def flush(self) -> None:
@@ -223,6 +226,7 @@ class Pump(threading.Thread):
         self._finished = self._is_ending = True
         self._hurried.set()
         self._try_now.set()
+        self._ending.set()
         self.wake.set()
 
     def reopen(self) -> None:
@@ -494,7 +498,9 @@ class Pump(threading.Thread):
         if delay_s > 0:
             self.flow.retries += 1
             self.is_waiting = True
-            if self._try_now.wait(delay_s):
+            if isinstance(outcome, Asked) and not self._is_ending:
+                self._ending.wait(delay_s)
+            elif self._try_now.wait(delay_s):
                 self._try_now.clear()
                 self._blame.hasten()
             self.is_waiting = False

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from femtomp.codec import wire
 from femtomp.lanes.cursor import Counters, read_cursors, sink_key
-from femtomp.sinks import Delivered, Paced, Refused, RetryAfter
+from femtomp.sinks import Asked, Delivered, Paced, Refused, RetryAfter
 from femtomp.supervisor import blame
 from femtomp.supervisor import pump as module
 from femtomp.supervisor.news import News
@@ -426,6 +426,21 @@ def test_hurry_cuts_a_wait_short_for_one_more_try(pool, answer, monkeypatch) -> 
             sink.is_back = tries == 3
             running.pump.hurry()
             wait_until(lambda n=tried: len(sink.batches) > n)
+        running.drain()
+    assert bodies(sink) == ["a"]
+
+
+def test_a_delay_that_the_destination_named_is_cut_by_the_end_alone(pool) -> None:
+    """A flush does not storm a destination that said when to come; the end tries it."""
+    pool.log(pool.worker(), "a")
+    with Running(pool, sink := FailingSink([Asked(1000.0, "busy")])) as running:
+        pool.look()
+        wait_until(lambda: running.pump.is_waiting)
+        running.pump.flush()
+        running.pump.wake.set()
+        assert running.pump.is_waiting
+        assert len(sink.batches) == 1
+        running.pump.hurry()
         running.drain()
     assert bodies(sink) == ["a"]
 
