@@ -117,9 +117,15 @@ class Gunicorn:
         self._process.send_signal(number)
 
     def terminate(self) -> int:
-        """End it as an administrator does; return its exit status."""
+        """End it as an administrator does; return its exit status.
+
+        The supervisor delivers what the master has logged at its exit, and ends behind
+        it by itself.
+        """
         self.signal(signal.SIGTERM)
-        return self.wait()
+        status = self.wait()
+        until(lambda: self.processes() == [], "all of it has ended")
+        return status
 
     def wait(self) -> int:
         """Wait for the end; return the exit status."""
