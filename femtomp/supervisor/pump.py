@@ -130,7 +130,6 @@ class Pump(threading.Thread):
         self.may_begin.set()
         self._finished = False
         self._hurried = threading.Event()
-        self._is_ending = False
         self.is_waiting = False
         """Whether it waits for a batch to grow, or for its destination."""
         # Ends one wait for a destination before its time.
@@ -180,7 +179,7 @@ class Pump(threading.Thread):
                 if gathers:
                     self._gather(begun + interval_s)
             else:
-                if not self._is_ending:
+                if not self._ending.is_set():
                     self._hurried.clear()
                 self.wake.wait(IDLE_S)
                 self.wake.clear()
@@ -199,7 +198,6 @@ class Pump(threading.Thread):
 
         A destination that is waited for is tried once more at once.
         """
-        self._is_ending = True
         self._ending.set()
         self.flush()
 
@@ -213,7 +211,7 @@ class Pump(threading.Thread):
 
     def relax(self) -> None:
         """Wait for batches to grow again: more is to come after all."""
-        self._is_ending = False
+        self._ending.clear()
         self._hurried.clear()
 
     @property
@@ -223,7 +221,7 @@ class Pump(threading.Thread):
 
     def finish(self) -> None:
         """End after the batch in hand."""
-        self._finished = self._is_ending = True
+        self._finished = True
         self._hurried.set()
         self._try_now.set()
         self._ending.set()
@@ -498,7 +496,7 @@ class Pump(threading.Thread):
         if delay_s > 0:
             self.flow.retries += 1
             self.is_waiting = True
-            if isinstance(outcome, Asked) and not self._is_ending:
+            if isinstance(outcome, Asked) and not self._ending.is_set():
                 self._ending.wait(delay_s)
             elif self._try_now.wait(delay_s):
                 self._try_now.clear()
