@@ -122,13 +122,15 @@ class Logger(_Logger):  # type: ignore[misc]
 
     # gunicorn thinks so only if it has a file or stream of its own to write to.
     access_log_enabled = True
+    # Whether a file or syslog of gunicorn's own is to have its line.
+    _has_lines = False
 
-    def __new__(cls, cfg: Any) -> Self:
+    def __new__(cls, cfg: Any = None) -> Self:
         """Return a logger that sends metrics, too, where a `statsd_host` is set.
 
         gunicorn does so for its own class only: it takes another one in its place.
         """
-        with_metrics = cls is Logger and cfg.statsd_host is not None
+        with_metrics = cls is Logger and getattr(cfg, "statsd_host", None) is not None
         made: Self = super().__new__(_StatsdLogger if with_metrics else cls)
         return made
 
