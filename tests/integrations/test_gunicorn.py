@@ -225,7 +225,8 @@ def test_two_masters_each_have_a_server(tmp_path) -> None:
         new = await_pids(gunicorn.port, 2, but=old)
         assert len(gunicorn.supervisors()) == 4
         burst(gunicorn, 0, 100)
-        assert gunicorn.terminate() == 0
+        gunicorn.signal(signal.SIGTERM)
+        assert gunicorn.wait() == 0
         until(lambda: len(gunicorn.supervisors()) == 2, "the first supervisor ended")
         burst(gunicorn, 0, 100)
         os.kill(second, signal.SIGTERM)
