@@ -209,7 +209,7 @@ def test_server_of_a_monkey_patched_process(tmp_path, library, order) -> None:
         source = patch + source
     run_script(source, tmp_path / "out", flags=("-W", "ignore"))
     expected = [*(f"record {n}" for n in range(100)), "the last"]
-    assert sorted(bodies(tmp_path / "out")) == sorted(expected)
+    assert bodies(tmp_path / "out") == sorted(expected)
 
 
 def test_thread_of_the_systems_own_logs_beside_greenlets(tmp_path) -> None:
@@ -548,7 +548,7 @@ def test_revival_with_too_few_descriptors_is_tried_again(tmp_path) -> None:
     assert "Too many open files" in done.stderr
     assert "Traceback" not in done.stderr
     assert bodies(tmp_path / "out") == [
-        "before", "meanwhile 0", "meanwhile 1", "meanwhile 2", "after",
+        "after", "before", "meanwhile 0", "meanwhile 1", "meanwhile 2",
     ]  # fmt: skip
 
 
