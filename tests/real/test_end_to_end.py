@@ -77,10 +77,12 @@ def test_every_record_reaches_every_sink(tmp_path):
         )
         for entry in entries:
             record = by_uid[entry["LOG_RECORD_UID"]]
-            assert entry["MESSAGE"] == record["body"]
+            stack = entry.get("EXCEPTION_STACKTRACE")
+            said = record["body"] if stack is None else f"{record['body']}\n{stack}"
+            assert entry["MESSAGE"] == said.rstrip("\n")
             assert int(entry["WORKER_PID"]) == record["resource"]["process.pid"]
             assert entry["SERVICE_NAME"] == "shop"
-        failed = [e for e in entries if e["MESSAGE"] == "failed"]
+        failed = [e for e in entries if "EXCEPTION_STACKTRACE" in e]
         assert len(failed) == WORKERS
         assert {e["PRIORITY"] for e in failed} == {"3"}
         assert {e["EXCEPTION_MESSAGE"] for e in failed} == {"two\nPRIORITY=0\nlines"}
