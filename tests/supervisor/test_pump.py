@@ -156,7 +156,7 @@ def test_a_destination_that_was_down_and_has_gone_has_not_recovered(pool) -> Non
             return super().write(batch)
 
     pump = Pump("sink", 9, Ending, pool.members, news=news)
-    pump._outage.begin("it is full", 0.0)
+    pump.outage.begin("it is full", 0.0)
     pump.start()
     pool.log(pool.worker(), 1)
     pool.look()
