@@ -49,6 +49,9 @@ class Housekeeper:
     def wake(self) -> None:
         housekeeping.tidy(self._options, lambda: False)
 
+    def make_room(self) -> None:
+        housekeeping.delete_surplus(self._options)
+
     def close(self) -> None:
         """Nothing runs."""
 
