@@ -38,6 +38,7 @@ SMALL: Final = {
     "python -m benchmarks.libsystemd": "",
     "python -m benchmarks.logger_call": "--rounds 3",
     "python -m benchmarks.otlp": "--rounds 1 --records 500",
+    "python -m benchmarks.otlp_latency": "--rounds 1 --records 500",
     "python -m benchmarks.profile_call": "--loops 200 --best-of 1",
     "python -m benchmarks.redaction": "--rounds 1",
     "femtomp run --sink console:json --sink file:app.jsonl -- python app.py": "",
