@@ -17,6 +17,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from femtomp.record import Record, Resource
 from femtomp.sinks import RetryAfter
 from femtomp.sinks.otlp import FIRST_DELAY_S, MAX_DELAY_S, OTLPDriver
 from femtomp.sinks.otlp_answer import Answer
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 # What waits longer in a gateway is refused instead: well below a sink's 10 s.
 MAX_WAIT_S = 2.0
 CONNECT_S = 0.001
+_BATCH = (
+    Record(
+        timestamp=0,
+        severity_number=9,
+        severity_text="INFO",
+        logger="herd",
+        body="one",
+        attributes={},
+        resource=Resource({}),
+        uid="herd-0",
+    ),
+)
 
 
 class Plan(NamedTuple):
@@ -111,9 +124,9 @@ class Femtomp:
         self._driver = OTLPDriver(self, draw=draw)
 
     def after(self, answer: Answer) -> float | None:
-        """Let the driver write once; a batch of no records will do."""
+        """Let the driver write once; a batch of one record will do."""
         self._answer = answer
-        outcome = self._driver.write(())
+        outcome = self._driver.write(_BATCH)
         return outcome.delay_s if isinstance(outcome, RetryAfter) else None
 
     def send(self, _: bytes) -> Answer:
