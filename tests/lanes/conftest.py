@@ -152,7 +152,9 @@ def interrupt(
             now = frame.f_code.co_code[frame.f_lasti]
             previous = before_last.get(id(frame), -1)
             before_last[id(frame)] = now
-            if not at_calls or now in _CHECKED_AT or previous in _CHECKED_BEHIND:
+            if now == _HANDLING:
+                pass  # a call has failed: nothing gets in here, and may not raise
+            elif not at_calls or now in _CHECKED_AT or previous in _CHECKED_BEHIND:
                 count += 1
                 if count == step:
                     action()
@@ -169,6 +171,9 @@ def interrupt(
     return count >= step
 
 
+# The first instruction of an `except`. What a trace function raises here leaves the
+# thread with an exception that is being handled for ever.
+_HANDLING = opcode.opmap["PUSH_EXC_INFO"]
 _CHECKED_AT = {n for name, n in opcode.opmap.items() if name.startswith("JUMP_BACK")}
 _CHECKED_BEHIND = {
     n
