@@ -17,6 +17,8 @@ from femtomp import frozen
 from femtomp.pyinstaller_hooks import hook_directories
 from tests.processes.harness import lines, until
 
+pytestmark = pytest.mark.slow
+
 # As PyInstaller's bootloader and cx_Freeze's leave it.
 FROZEN = """\
 #!{python}

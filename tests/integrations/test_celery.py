@@ -213,6 +213,7 @@ POOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
 def test_every_pool_logs(tmp_path, name: str, redis) -> None:
     """Each pool's tasks have their fields, and no task another's."""

@@ -13,6 +13,8 @@ from tests.components import require
 from tests.examples.pool import ROOT
 from tests.integrations.measured import measure, read
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("dask_app.py")
 
 

@@ -7,11 +7,15 @@ import os
 import signal
 import sys
 
+import pytest
+
 from femtomp.integrations.granian import log_config
 from tests.components import require
 from tests.integrations.measured import measure, read
 from tests.integrations.test_gunicorn import await_pids, by_body, get
 from tests.integrations.test_uvicorn import free_port, served
+
+pytestmark = pytest.mark.slow
 
 RUNS = 5
 BURSTS = 80

@@ -111,7 +111,10 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("name", CLASSES)
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in CLASSES if n != "sync"]
+
+
+@pytest.mark.parametrize("name", ["sync", *SLOW])
 def test_workers_of_each_class_lose_nothing(tmp_path, name: str) -> None:
     """10,000 records and 10 kills: all that returned is there, once, as its worker's,
     each worker has a name of its own, and each answer one access record.

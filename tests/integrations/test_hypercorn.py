@@ -14,6 +14,8 @@ from tests.integrations.measured import measure, read
 from tests.integrations.test_gunicorn import await_pids, by_body, get
 from tests.integrations.test_uvicorn import free_port, served
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from femtomp.integrations import hypercorn
 loglevel = "info"

@@ -52,6 +52,7 @@ def run(tmp_path: Path, kind: str, method: str):
     return row, [r for r in records if r["body"].startswith("task ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_bare_tasks_log(tmp_path, kind: str, method: str) -> None:

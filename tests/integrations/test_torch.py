@@ -15,6 +15,8 @@ from tests.components import missing
 from tests.examples.pool import ROOT
 from tests.integrations.measured import measure, read
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("torch_app.py")
 PYTORCH = "PyTorch" if missing("torch") is None else "as PyTorch's"
 RUN = [

@@ -114,6 +114,7 @@ def check(records: list[dict], master: int) -> None:
     assert masters == {master}
 
 
+@pytest.mark.slow
 def test_a_log_config_file_is_enough(tmp_path) -> None:
     """`--workers 2 --log-config`: a server in the master, none in the workers, and each
     line once; 10 workers killed.

@@ -8,9 +8,13 @@ import sys
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.components import require
 from tests.examples.pool import ROOT
 from tests.integrations.measured import measure, read
+
+pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
     from pathlib import Path

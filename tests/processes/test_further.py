@@ -22,6 +22,8 @@ from tests.processes.harness import (
 )
 from tests.processes.orphan import Orphan
 
+pytestmark = pytest.mark.slow
+
 NOBODY = "http://127.0.0.1:9"  # discard: nobody listens
 
 

@@ -22,6 +22,8 @@ from tests.processes.harness import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 KILLS = 100
 ENGINE_KILLS = 5
 STEADY = 2

@@ -8,6 +8,8 @@ import pytest
 
 from tests.processes.harness import run_script
 
+pytestmark = pytest.mark.slow
+
 COUNTED = """
     import gc, json, logging, os, signal, sys, threading, time
     import femtomp

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.processes.harness import lines, run_script
+
+pytestmark = pytest.mark.slow
 
 # Few descriptors for everybody; hundreds of workers that come and go while the engine
 # stands still, and a sum of those whose records returned.

@@ -7,8 +7,12 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 import femtomp
 from tests.processes.harness import Attached, fork
+
+pytestmark = pytest.mark.slow
 
 MB = 1 << 20
 

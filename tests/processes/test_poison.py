@@ -28,6 +28,8 @@ from tests.processes.harness import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 # Runs in the guardian and its engines, which are fresh interpreters.
 PATCH = """
 import os, signal, sys, time

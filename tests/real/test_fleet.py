@@ -146,6 +146,7 @@ def check_doubles(found: dict[str, list[Arrived]], windows: list[Window]) -> Non
     assert all(len(batches) <= 1 for batches in requests.values()), requests
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("fleet")
 def test_a_fleet_loses_nothing_and_doubles_only_what_was_unanswered(tmp_path) -> None:
     """Whatever happens to the Collector, all that the hosts' workers logged arrives;

@@ -459,6 +459,7 @@ def test_500_for_everything_loses_nothing(receiver) -> None:
     assert sorted(receiver.bodies()) == sorted(EXPECTED)
 
 
+@pytest.mark.slow
 def test_500_for_one_record_lets_the_others_pass(receiver) -> None:
     """They arrive once each, those too that are logged later; it is tried again."""
     verdicts = []

@@ -147,6 +147,7 @@ def test_misconfiguration_loses_nothing(code, capfd) -> None:
         assert collector.bodies() == EXPECTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", OTHERS)
 def test_other_code_for_one_record_lets_the_others_pass(code) -> None:
     """They arrive once each, and it is tried again."""

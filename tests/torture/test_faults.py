@@ -13,6 +13,8 @@ from tests.processes.harness import SEED
 from tests.torture.faults import FAULTS
 from tests.torture.figures import HEADING, Given, Outcome
 
+pytestmark = pytest.mark.slow
+
 # A few seconds each.
 SCALES = {
     "worker": 0.001,
