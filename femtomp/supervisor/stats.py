@@ -236,7 +236,9 @@ def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
             content, words = lane.read_own()
             identity = identity_codec.from_bytes(content)
             cursors = read_cursors(spool.cursors, lane.epoch)
-            found = [cursors.get(sink_key(name), Cursor()) for name in spool.sinks]
+            # Another thread may read a new manifest at any time.
+            names = spool.sinks
+            found = [cursors.get(sink_key(name), Cursor()) for name in names]
             pending = [lane.count(cursor.position) for cursor in found]
             # A segment that was freed meanwhile was not counted: look again.
             if all(lane.is_there(cursor.position) for cursor in found):
@@ -246,7 +248,7 @@ def _lane_stats(spool: Spool, lane: Lane) -> LaneStats | None:
         return None
     sinks = {
         name: SinkStats(*cursor.counters, pending=count)
-        for name, cursor, count in zip(spool.sinks, found, pending, strict=True)
+        for name, cursor, count in zip(names, found, pending, strict=True)
     }
     return LaneStats(
         epoch=lane.epoch,

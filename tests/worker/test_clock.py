@@ -18,9 +18,18 @@ from tests.worker.test_handler import Shop
 class Timeless(logging.LogRecord):
     """Its time cannot be had."""
 
+    is_made = False
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.is_made = True
+
     @property
     def created(self) -> float:
-        raise ValueError
+        # Before Python 3.13 `logging` reads it while it makes the record.
+        if self.is_made:
+            raise ValueError
+        return 0.0
 
     @created.setter
     def created(self, _: float) -> None:
