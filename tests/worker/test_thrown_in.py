@@ -5,6 +5,7 @@ The record is whole or absent then, never twice and never damaged.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -17,6 +18,14 @@ import femtomp
 from femtomp.worker import identity
 from tests.processes.harness import fork
 from tests.worker.test_handler import Shop
+
+
+@pytest.fixture(autouse=True)
+def _no_callbacks_of_the_collector():
+    """Hypothesis has one: what is raised in it is heard of by nobody."""
+    before, gc.callbacks[:] = gc.callbacks[:], []
+    yield
+    gc.callbacks[:] = before
 
 
 class LimitError(Exception):
