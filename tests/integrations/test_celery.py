@@ -107,7 +107,7 @@ class Worker:
     def terminate(self) -> int:
         """Warm shutdown."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def said(self) -> str:
         return (self.directory / "said").read_text()

@@ -326,7 +326,8 @@ def test_at_any_moment(shop, base, what, monkeypatch) -> None:  # noqa: C901 - l
         heard = 0
         end = time.monotonic() + 20
         while heard < 100 and time.monotonic() < end:
-            signal.setitimer(signal.ITIMER_REAL, 0.0003 + heard * 0.000013)
+            # Again, should it come before the call has begun.
+            signal.setitimer(signal.ITIMER_REAL, 0.0003 + heard * 0.000013, 0.5)
             try:
                 inside = True
                 calls()
